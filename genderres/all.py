@@ -1,0 +1,7 @@
+"Everything a notebook needs: `from genderres.all import *`"
+from fastai.vision.all import *
+from .portraits import *
+from .data import *
+from .learner import *
+from .interpret import *
+from .experiment import *

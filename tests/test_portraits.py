@@ -1,0 +1,26 @@
+"The drawn set is no give-away: colour says next to nothing, a small picture a little, a residual network most"
+import numpy as np, pandas as pd, pytest
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from genderres.all import gender_dls, run_experiment, sample_portraits
+
+@pytest.fixture(scope='module')
+def portraits(tmp_path_factory): return sample_portraits(tmp_path_factory.mktemp('portraits'), n=1000)
+
+def linear(portraits, size):
+    "Five-fold accuracy of logistic regression on the pictures at `size`×`size` pixels, at the best of several penalties"
+    files = sorted(portraits.rglob('*.jpg'), key=lambda o: o.name)
+    x = np.stack([np.asarray(Image.open(o).resize((size, size), Image.BOX), float).ravel() for o in files])
+    y = [o.parent.name for o in files]
+    model = lambda c: make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=500))
+    return max(cross_val_score(model(c), x, y, cv=5).mean() for c in (1e-4, 1e-3, 1e-2, 1))
+
+def test_mean_colour_is_near_chance(portraits): assert linear(portraits, 1) < .58
+
+def test_pixels_stay_below_four_epochs(portraits):
+    interp = run_experiment(gender_dls(portraits, size=128, bs=16))
+    net, pixels = interp.scores().loc['accuracy'], linear(portraits, 16)
+    assert pixels < net.low, f'16×16 pixels reach {pixels:.3f}; the network {net.share:.3f} ({net.low:.3f} to {net.high:.3f})'

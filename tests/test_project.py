@@ -1,0 +1,60 @@
+"What is made from the notebooks is up to date, and the package builds and imports"
+import configparser, json, os, shutil, subprocess, sys, zipfile
+from pathlib import Path
+import pytest
+
+root = Path(__file__).resolve().parent.parent
+
+def run(*args, **kwargs):
+    res = subprocess.run([str(o) for o in args], capture_output=True, text=True, encoding='utf-8', **kwargs)
+    assert res.returncode == 0, f"{args}:\n{res.stdout}\n{res.stderr}"
+    return res.stdout
+
+@pytest.fixture(scope='module')
+def fresh(tmp_path_factory):
+    "A copy of the project in which everything was generated anew"
+    new = tmp_path_factory.mktemp('fresh')/'genderres'
+    new.mkdir()
+    for o in ('nbs', 'benchmarks'): shutil.copytree(root/o, new/o, ignore=shutil.ignore_patterns('.ipynb_checkpoints', '_proc'))
+    shutil.copytree(root/'genderres', new/'genderres', ignore=shutil.ignore_patterns('__pycache__'))
+    for o in ('settings.ini', 'setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'MANIFEST.in'): shutil.copy(root/o, new/o)
+    run(sys.executable, '-c', 'from nbdev.doclinks import nbdev_export; nbdev_export()', cwd=new)
+    run(sys.executable, '-c', 'from nbdev.clean import nbdev_clean; nbdev_clean()', cwd=new)
+    run(sys.executable, '-m', 'nbconvert', '--config', 'nbs/readme_config.py', cwd=new)
+    return new
+
+def same(new, pattern):
+    files = [o.relative_to(root) for o in sorted(root.glob(pattern)) if '.ipynb_checkpoints' not in o.parts]
+    assert files
+    return [str(o) for o in files if (new/o).read_bytes() != (root/o).read_bytes()]
+
+def test_export_is_up_to_date(fresh): assert same(fresh, 'genderres/*.py') == [], 'run: make prepare'
+def test_notebooks_are_clean(fresh): assert same(fresh, 'nbs/**/*.ipynb') == [], 'run: make prepare'
+def test_readme_is_up_to_date(fresh): assert same(fresh, 'README.md') == [], 'run: make prepare'
+
+def test_no_stored_errors():
+    for nb in root.glob('nbs/**/*.ipynb'):
+        for cell in json.loads(nb.read_text(encoding='utf-8'))['cells']:
+            assert not any(o['output_type'] == 'error' for o in cell.get('outputs', [])), nb.name
+
+def test_one_name():
+    ini = configparser.ConfigParser()
+    ini.read(root/'settings.ini', encoding='utf-8')
+    assert f'name = "{ini["DEFAULT"]["lib_name"]}"' in (root/'pyproject.toml').read_text(encoding='utf-8')
+
+def test_wheel_builds_and_imports_in_an_empty_environment(fresh, tmp_path):
+    run(sys.executable, '-m', 'build', '--wheel', '--outdir', tmp_path/'dist', cwd=fresh)
+    wheel, = (tmp_path/'dist').glob('*.whl')
+    tops = {o.split('/')[0] for o in zipfile.ZipFile(wheel).namelist()}
+    assert all(o.startswith('genderres') for o in tops), tops
+    run(sys.executable, '-m', 'venv', tmp_path/'env')
+    py = tmp_path/'env'/('Scripts/python.exe' if os.name == 'nt' else 'bin/python')
+    run(py, '-m', 'pip', 'install', '--quiet', '--no-deps', wheel)
+    version = run(py, '-c', 'import genderres; print(genderres.__version__)', cwd=tmp_path).strip()
+    assert version in wheel.name
+    # with the requirements in reach, but this checkout not: the modules of the wheel import too
+    import fastai
+    site = Path(fastai.__file__).parent.parent
+    where = run(py, '-c', 'import genderres.all as g; print(g.gender_dls.__code__.co_filename)', cwd=tmp_path,
+                env={**os.environ, 'PYTHONPATH': str(site)})
+    assert str(tmp_path/'env') in where
