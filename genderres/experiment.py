@@ -58,20 +58,21 @@ def save_results(
     interp.scores().to_csv(out/'scores.csv', index_label='score')
     return out
 
-# %% ../nbs/03_experiment.ipynb #f468502f
+# %% ../nbs/03_experiment.ipynb #8c74817c
+@delegates(gender_learner, but=['dls','lr'])
 def run_experiment(
     dls:DataLoaders, # Photos, from `gender_dls`
     out:str|Path=None, # Folder for plots and tables; None: nothing is written
     epochs:int=4, # Epochs of one-cycle training
-    lr:float|slice=3e-3, # Largest learning rate
-    arch:Callable=resnet34, # Network, see `gender_learner`
+    lr:float|slice=None, # Largest learning rate; default: that of `gender_learner`
     weights:str|Path|Enum=None, # None: from scratch, see `gender_learner`
-    seed:int=42 # Of the weights, batches and augmentation
+    seed:int=42, # Of the weights, batches and augmentation
+    **kwargs
 ) -> GenderInterpretation: # Of the validation photos
     "Train as the paper does and interpret the validation photos"
     set_seed(seed)
-    dls.rng.seed(seed)
-    learn = gender_learner(dls, arch, weights)
+    dls.train.rng.seed(seed)
+    learn = gender_learner(dls, weights=weights, **kwargs)
     learn.fit_one_cycle(epochs, lr)
     interp = GenderInterpretation.from_learner(learn)
     if out is not None: save_results(learn, interp, out)
@@ -86,15 +87,15 @@ def summary(
     return '\n'.join(f'{r.Index:<16}{r.share:7.1%}   95 % interval {r.low:.1%} to {r.high:.1%}   ({r.right} of {r.n})'
                      for r in s.itertuples()) + f'\n({presented})'
 
-# %% ../nbs/03_experiment.ipynb #804e6bb1
+# %% ../nbs/03_experiment.ipynb #66f2c9a9
 @call_parse
 def demo(
     out:str='demo', # Folder for the plots and tables
-    n:int=1000 # How many portraits to draw
+    n:int=1600 # How many portraits to draw
 ):
     "Draw portraits, train four epochs from scratch, show where the network errs"
     print(f'Drawing {n} cartoon portraits ...')
-    dls = gender_dls(sample_portraits(n=n), size=128, bs=16)
+    dls = gender_dls(sample_portraits(n=n), size=96, bs=16)
     print(f"They lie in {Path(dls.photos.file[0]).parent.parent}:\n")
     print(pd.crosstab(dls.photos.label, dls.photos.split, margins=True), '\n')
     out = Path(out)

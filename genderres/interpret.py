@@ -20,7 +20,7 @@ def wilson(
     ci = binomtest(int(right), int(n)).proportion_ci(method='wilson')
     return right/n, ci.low, ci.high
 
-# %% ../nbs/02_interpret.ipynb #4ea3b6de
+# %% ../nbs/02_interpret.ipynb #a139126f
 class GenderInterpretation(ClassificationInterpretation):
     "A `ClassificationInterpretation` that asks the network once"
     def __init__(self,
@@ -44,7 +44,9 @@ class GenderInterpretation(ClassificationInterpretation):
     ):
         "Predict every photo of a part once"
         if dl is None: dl = learn.dls[ds_idx].new(shuffle=False, drop_last=False)
+        trained = {o: getattr(learn.recorder, o) for o in learn.recorder._stateattrs}
         preds, targs, losses = learn.get_preds(dl=dl, with_loss=True, act=act)
+        for k,v in trained.items(): setattr(learn.recorder, k, v)   # `get_preds` forgets the training curves
         return cls(learn, dl, losses, act, preds, targs)
 
 # %% ../nbs/02_interpret.ipynb #4375d394

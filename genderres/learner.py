@@ -91,7 +91,7 @@ def _network(arch, n_out, weights):
     body = create_body(model, cut=meta['cut'])
     return add_head(body, num_features_model(body), n_out)
 
-# %% ../nbs/01_learner.ipynb #8e49db0f
+# %% ../nbs/01_learner.ipynb #4d8d8412
 class GenderLearner(Learner):
     "A fastai `Learner` whose `lr_find` gives a usable rate or says why not"
 
@@ -101,19 +101,22 @@ def _check_batches(dl):
     if bs == 1 or (n % bs == 1 and not dl.drop_last):
         raise ValueError(f"{n} training photos in batches of {bs} give a batch of one, on which batch norm fails. Change bs, or use drop_last=True")
 
-@delegates(Learner.__init__, but=['dls','model','splitter','cbs'])
+@delegates(Learner.__init__, but=['dls','model','splitter','lr','metrics','cbs'])
 def gender_learner(
     dls:DataLoaders, # Photos, e.g. from `gender_dls`
     arch:Callable=resnet34, # `plain34` or any ResNet of torchvision
     weights:str|Path|Enum='DEFAULT', # Name in torchvision's enum for `arch`, a file, or None for random weights
     metrics=accuracy, # Shown after every epoch
+    lr:float=None, # Default learning rate; default: 1e-3 for a new head on `weights`, 3e-3 from scratch
     cbs=None, # fastai callbacks
     **kwargs
 ) -> GenderLearner: # With a frozen body if there are `weights`
     "A learner for the classes of `dls`"
+    lr = lr or (3e-3 if weights is None else 1e-3)
     _check_batches(dls.train)
     model = _network(arch, get_c(dls), weights)
-    learn = GenderLearner(dls, model, splitter=model_meta[arch]['split'], metrics=metrics, cbs=[ChannelsLast(), *L(cbs)], **kwargs)
+    learn = GenderLearner(dls, model, splitter=model_meta[arch]['split'], metrics=metrics, lr=lr,
+                          cbs=[ChannelsLast(), *L(cbs)], **kwargs)
     if weights is not None: learn.freeze()
     return learn
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from fastai.data.external import fastai_path
 
-# %% ../nbs/00a_portraits.ipynb #ebd249ca
+# %% ../nbs/00a_portraits.ipynb #3c375b8f
 # The only things that depend on the label. Odds: cue -> value -> (chance in men, chance in women)
 _odds = dict(
     hair     = dict(bald=(.08,.01), crop=(.46,.05), quiff=(.31,.09), bob=(.08,.31), long=(.04,.37), bun=(.03,.17)),
@@ -23,7 +23,7 @@ _odds = dict(
     earrings = dict(on=(.12,.80), off=(.88,.20)))
 # Sizes: cue -> (mean in men, mean in women), in standard deviations of either group
 _means = dict(jaw=(1,-1), brows=(1,-1), shoulders=(1,-1))
-_swap = .02 # Share of portraits that take every cue from the other label
+_swap = .01 # Share of portraits that take every cue from the other label
 
 # %% ../nbs/00a_portraits.ipynb #38bb9159
 def _cues(label, # 'men' or 'women'
@@ -60,15 +60,15 @@ def _any(rng,           # `np.random.Generator`
     c = rng.integers(lo, hi, 3)
     return _mix(c, [c.mean()]*3, rng.uniform(.1, .75))
 
-# %% ../nbs/00a_portraits.ipynb #cff1d137
+# %% ../nbs/00a_portraits.ipynb #34b95a39
 class _Pen:
     "Draws in head units (the face spans -1 to 1) through a random shift, scale, tilt and mirror"
     def __init__(self, im, # Image to draw on
                  rng):     # `np.random.Generator`
-        s,a,flip = im.width*rng.uniform(.165, .205),rng.normal(0, .11),rng.choice([-1, 1])
+        s,a,flip = im.width*rng.uniform(.19, .235),rng.normal(0, .09),rng.choice([-1, 1])
         self.draw,self.scale = ImageDraw.Draw(im, 'RGBA'),s
         self.mat = s*np.diag([flip, 1])@[[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]
-        self.mid = im.width*np.array([rng.uniform(.32, .68), rng.uniform(.38, .6)])
+        self.mid = im.width*np.array([rng.uniform(.35, .65), rng.uniform(.4, .56)])
 
     def at(self, pts): # Pixel positions of points in head units
         return [tuple(p) for p in np.asarray(pts)@self.mat + self.mid]
@@ -146,22 +146,22 @@ def _hills(d, s, rng):
         h = s*(y + rng.uniform(.03, .1)*np.sin(t/s*rng.uniform(3, 9) + rng.uniform(0, 6)))
         d.polygon([*zip(t, h), (s, s), (0, s)], col)
 
-# %% ../nbs/00a_portraits.ipynb #9b39fede
+# %% ../nbs/00a_portraits.ipynb #feeb465a
 def _light(im, rng):
     "Brightness, side light, colour cast, blur, noise and now and then no colour"
-    if rng.random() < .25: im = im.filter(ImageFilter.GaussianBlur(im.width/128*rng.uniform(.3, .9)))
+    if rng.random() < .2: im = im.filter(ImageFilter.GaussianBlur(im.width/128*rng.uniform(.3, .7)))
     x = np.asarray(im, np.float32)
     side = 1 + rng.normal(0, .1)*np.linspace(-1, 1, im.width)[None,:,None]
     x = x*side*rng.uniform(.8, 1.15)*rng.normal(1, .05, 3) + rng.normal(0, 1, x.shape)*rng.choice([0, 2, 4])
     im = Image.fromarray(np.clip(x, 0, 255).astype(np.uint8))
     return im.convert('L').convert('RGB') if rng.random() < .08 else im
 
-# %% ../nbs/00a_portraits.ipynb #bb193ddc
+# %% ../nbs/00a_portraits.ipynb #44c6253e
 def _clothes(pen, cue, cloth, rng):
     "Shoulders, sometimes in stripes"
     w = 1.6 + .22*cue['shoulders']
     pen.blob([(0,1.3), (.55,1.32), (w*.8,1.55), (w,1.95), (w+.1,3), (w+.1,6)], cloth, both=True)
-    if rng.random() < .3:
+    if rng.random() < .12:
         for y in np.arange(2.3, 6, .5): pen.line([(-w,y), (w,y)], _mix(cloth, _any(rng), .5), .16)
 
 def _neck(pen, cue, cloth, skin, rng):
@@ -171,7 +171,7 @@ def _neck(pen, cue, cloth, skin, rng):
     pen.blob([(0,.7), (w,.7), (w,.95), (0,1.3)], dark, both=True, k=2, edge=False)
     _collars[cue['neckline']](pen, w, cloth, skin, other)
 
-# %% ../nbs/00a_portraits.ipynb #b933bce6
+# %% ../nbs/00a_portraits.ipynb #991a6fcc
 def _collar(pen, w, cloth, skin, other):
     pen.blob([(-w,1.3), (w,1.3), (0,2.15)], skin, k=0)
     for x in (-1, 1): pen.blob([(x*w,1.15), (x*(w+.28),1.5), (x*.36,2.1), (0,1.75)], _mix(cloth, (255,255,255), .45), k=0)
@@ -192,9 +192,9 @@ def _vneck(pen, w, cloth, skin, other):
 
 def _beads(pen, w, cloth, skin, other):
     pen.blob([(0,1.3), (w+.4,1.42), (w+.3,2.1), (0,2.35)], skin, both=True)
-    for t in np.linspace(-1, 1, 11):
-        pen.oval(t*(w+.14), 1.98-.55*t*t, .135, .135, _ink)
-        pen.oval(t*(w+.14), 1.98-.55*t*t, .085, .085, _mix(other, _pale, .6))
+    for t in np.linspace(-1, 1, 9):
+        pen.oval(t*(w+.14), 1.98-.55*t*t, .16, .16, _ink)
+        pen.oval(t*(w+.14), 1.98-.55*t*t, .1, .1, _mix(other, _pale, .7))
 
 _collars = dict(tie=_tie, collar=_collar, crew=_crew, vneck=_vneck, beads=_beads)
 
@@ -228,7 +228,7 @@ def _hair_front(pen, cue, hair, curls, rng):
     if curls:
         _curls(pen, [(.92*np.cos(t), 1.02*np.sin(t)-.1-up*.4) for t in np.linspace(3.3, 6.1, 9)], hair)
 
-# %% ../nbs/00a_portraits.ipynb #a6e5fd13
+# %% ../nbs/00a_portraits.ipynb #aa71c600
 def _head(pen, cue, skin, rng):
     "Ears and face; the jaw is one of the cues"
     dark,j = _mix(skin, (90,30,20), .25),cue['jaw']
@@ -252,12 +252,12 @@ def _eyes(pen, cue, skin, rng):
         pen.oval(x+look, -.08, .12, min(.13, h), iris)
         pen.oval(x+look, -.08, .06, .065, ink)
         pen.oval(x+look+.04, -.12, .03, .03, (255,255,255))
-        pen.line([(x-.21,-.07), (x,-.16-h), (x+.21,-.07)], ink, .13 if long else .05)
-        for t in (-.1, .04, .17)*long: pen.line([(x+s*t,-.1-h*.6), (x+s*(t*1.5+.06),-.24-h+.6*t*t)], ink, .07)
+        pen.line([(x-.21,-.07), (x,-.16-h), (x+.21,-.07)], ink, .15 if long else .05)
+        for t in (-.13, .04, .2)*long: pen.line([(x+s*t,-.1-h*.6), (x+s*(t*1.5+.08),-.33-h+.6*t*t)], ink, .085)
 
 def _brows(pen, cue, hair, rng):
     "Brows, thin to bushy"
-    w,y,tilt = .125+.05*cue['brows'],rng.uniform(-.48, -.4),rng.uniform(-.12, .03)
+    w,y,tilt = .125+.05*cue['brows'],rng.uniform(-.54, -.46),rng.uniform(-.12, .03)
     for s in (-1, 1): pen.line([(s*.16,y+tilt), (s*.4,y-.12), (s*.64,y+.04)], _mix(hair, _ink, .45), w)
 
 def _nose(pen, skin, rng):
@@ -268,7 +268,7 @@ def _nose(pen, skin, rng):
     if kind == 1: pen.line([(.02,-.1), (w*1.9,y+.1), (-.06,y+.06)], dark, .06)
     if kind == 2: pen.oval(0, y, w, w*.8, _mix(skin, (220,90,70), .3))
 
-# %% ../nbs/00a_portraits.ipynb #49bc5702
+# %% ../nbs/00a_portraits.ipynb #89623f06
 def _mouth(pen, cue, skin, rng):
     "A smile, a grin or a straight face, with thin or full lips"
     w,y,bend = rng.uniform(.22, .36),.64,rng.choice([0, .1, .2])
@@ -292,18 +292,15 @@ def _extras(pen, cue, rng):
     "Earrings; and glasses, which go with neither label"
     gold,rim = _pick([(225,190,80), (210,210,215), (90,170,180), (190,70,90)], rng),_any(rng, 20, 130)
     for x in (-.9, .9)*(cue['earrings'] == 'on'):
-        pen.oval(x, .48, .18, .23, _ink)
-        pen.oval(x, .48, .14, .19, _mix(gold, _pale, .3))
-        pen.oval(x, .48, .08, .11, _ink)
-        pen.oval(x, .48, .05, .07, _pale)
-    if rng.random() < .25:
-        r = rng.uniform(.24, .32)
+        for r,col in ((.26, _ink), (.2, _mix(gold, _pale, .3)), (.12, _ink), (.07, _pale)): pen.oval(x, .5, r*.8, r, col)
+    if rng.random() < .12:
+        r = rng.uniform(.28, .34)
         for x in (-.38, .38):
             t = np.linspace(0, 2*np.pi, 24)
             pen.draw.line(pen.at(np.stack([x+r*np.cos(t), -.06+r*.9*np.sin(t)], 1)), rim, max(1, round(.07*pen.scale)))
         for a,b in ((-.14,.14), (.66,.9), (-.66,-.9)): pen.line([(a,-.1), (b,-.12)], rim, .06)
 
-# %% ../nbs/00a_portraits.ipynb #da368b3d
+# %% ../nbs/00a_portraits.ipynb #1f6d9449
 def draw_portrait(label,    # 'men' or 'women'
                   rng,      # `np.random.Generator`: the same state draws the same portrait
                   size=128, # Side of the square image, in pixels
@@ -311,7 +308,7 @@ def draw_portrait(label,    # 'men' or 'women'
     "One cartoon head and shoulders; only the shapes listed at the top of this file depend on `label`"
     if label not in ('men','women'): raise ValueError(f"label must be 'men' or 'women', not {label!r}")
     cue,im = _cues(label, rng),Image.new('RGB', (2*size, 2*size))
-    skin,hair,cloth,curls = _pick(_skins, rng),_pick(_hairs, rng),_any(rng, 30),rng.random() < .25
+    skin,hair,cloth,curls = _pick(_skins, rng),_pick(_hairs, rng),_any(rng, 30),rng.random() < .2
     _background(im, rng)
     pen = _Pen(im, rng)
     _clothes(pen, cue, cloth, rng)

@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 from genderres.all import gender_dls, run_experiment, sample_portraits
 
 @pytest.fixture(scope='module')
-def portraits(tmp_path_factory): return sample_portraits(tmp_path_factory.mktemp('portraits'), n=1000)
+def portraits(tmp_path_factory): return sample_portraits(tmp_path_factory.mktemp('portraits'), n=1600)
 
 def linear(portraits, size):
     "Five-fold accuracy of logistic regression on the pictures at `size`×`size` pixels, at the best of several penalties"
@@ -21,6 +21,6 @@ def linear(portraits, size):
 def test_mean_colour_is_near_chance(portraits): assert linear(portraits, 1) < .58
 
 def test_pixels_stay_below_four_epochs(portraits):
-    interp = run_experiment(gender_dls(portraits, size=128, bs=16))
+    interp = run_experiment(gender_dls(portraits, size=96, bs=16))
     net, pixels = interp.scores().loc['accuracy'], linear(portraits, 16)
     assert pixels < net.low, f'16×16 pixels reach {pixels:.3f}; the network {net.share:.3f} ({net.low:.3f} to {net.high:.3f})'
