@@ -1,12 +1,13 @@
 # make demo   draw portraits, train, show the errors        make test   everything CI checks
 # make slow   the heavy notebook cells too                  make prepare   after changing a notebook
+# make outputs   run every cell and store what it shows
 PYTHON ?= $(if $(filter Windows_NT,$(OS)),python,python3)
 VENV ?= .venv
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
-.PHONY: demo test slow prepare install
+.PHONY: demo test slow outputs prepare install
 demo: install
-	$(BIN)/python -m genderres.experiment
+	$(BIN)/python -W ignore -c "from genderres.all import demo; demo()"
 
 test: install
 	$(BIN)/nbdev-test nbs --n-workers 1 --timing
@@ -15,6 +16,10 @@ test: install
 slow: install
 	$(BIN)/nbdev-test nbs --n-workers 1 --timing --flags slow
 
+outputs: install
+	PYTHONWARNINGS=ignore $(BIN)/python -m nbconvert --to notebook --execute --inplace nbs/[0-9]*.ipynb nbs/tutorials/*.ipynb nbs/index.ipynb
+	$(MAKE) prepare
+
 prepare: install
 	$(BIN)/nbdev-export
 	$(BIN)/nbdev-clean
@@ -22,6 +27,7 @@ prepare: install
 
 install: $(VENV)/installed
 $(VENV)/installed: settings.ini setup.py pyproject.toml
+	@echo 'Installing into $(VENV): PyTorch is large, this can take some minutes'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[dev]'

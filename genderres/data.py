@@ -33,12 +33,13 @@ def _hidden(name): return name.startswith('.') or name in ('__MACOSX', 'Thumbs.d
 
 def _entries(path): return sorted(o for o in Path(path).iterdir() if not _hidden(o.name))
 
-# %% ../nbs/00_data.ipynb #7f7da2e6
+# %% ../nbs/00_data.ipynb #9f07e660
 def _walk(path):
-    "Relative paths of all files and of all folders below `path` that are not hidden; folder links are not followed"
+    "Relative paths of all files and of all folders below `path` that are not hidden; links to folders too, but for loops"
     files, folders = [], []
-    for d,ds,fs in os.walk(path):
-        ds[:] = sorted(o for o in ds if not _hidden(o))
+    def loops(d, o): return (os.path.realpath(d) + os.sep).startswith(os.path.realpath(os.path.join(d, o)) + os.sep)
+    for d,ds,fs in os.walk(path, followlinks=True):
+        ds[:] = sorted(o for o in ds if not _hidden(o) and not loops(d, o))
         rel = Path(d).relative_to(path)
         folders += [rel/o for o in ds]
         files += [rel/o for o in sorted(fs) if not _hidden(o)]

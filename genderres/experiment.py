@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['epoch_table', 'save_results', 'run_experiment', 'summary', 'demo']
 
-# %% ../nbs/03_experiment.ipynb #dd7c8df3
+# %% ../nbs/03_experiment.ipynb #77b8d6af
 from fastai.vision.all import *
-from fastcore.script import call_parse
 from .data import *
 from .learner import *
 from .interpret import *
@@ -21,7 +20,7 @@ def epoch_table(
     names = [o for o in learn.recorder.metric_names if o not in ('epoch', 'time')]
     return pd.DataFrame(learn.recorder.values, columns=names).rename_axis('epoch')
 
-# %% ../nbs/03_experiment.ipynb #fbf4d077
+# %% ../nbs/03_experiment.ipynb #ec567027
 def _save_fig(fig, file):
     fig.savefig(file, dpi=120, bbox_inches='tight')
     plt.close(fig)
@@ -33,7 +32,7 @@ def _plot_curves(learn):
     losses, ax = plt.subplots(figsize=(6, 3.5))
     ax.plot(rec.losses, label='training, smoothed')
     ax.plot(per_epoch*np.arange(1, len(rec.values)+1), [o[1] for o in rec.values], 'o-', label='validation')
-    ax.set(xlabel='batch', ylabel='cross entropy', title='Loss')
+    ax.set(xlabel='batch', ylabel='cross entropy (log scale)', yscale='log', title='Loss')
     ax.legend()
     rates, ax = plt.subplots(figsize=(6, 3.5))
     ax.plot(rec.hps['lr'] if 'lr' in rec.hps else rec.lrs)
@@ -87,8 +86,7 @@ def summary(
     return '\n'.join(f'{r.Index:<16}{r.share:7.1%}   95 % interval {r.low:.1%} to {r.high:.1%}   ({r.right} of {r.n})'
                      for r in s.itertuples()) + f'\n({presented})'
 
-# %% ../nbs/03_experiment.ipynb #66f2c9a9
-@call_parse
+# %% ../nbs/03_experiment.ipynb #8f9dd7cf
 def demo(
     out:str='demo', # Folder for the plots and tables
     n:int=1600 # How many portraits to draw
@@ -106,6 +104,3 @@ def demo(
     interp = run_experiment(dls, out)
     print(f"\nOn {len(interp.targs)} portraits it has not seen:\n{summary(interp)}\n\nPlots and tables are in {out.resolve()}:")
     print('\n'.join(f'  {o.name}' for o in sorted(out.iterdir())))
-
-# %% ../nbs/03_experiment.ipynb #f2496603
-if __name__ == '__main__': demo()

@@ -10,7 +10,7 @@ from fastai.vision.all import *
 from scipy.stats import binomtest
 import sklearn.metrics as skm
 
-# %% ../nbs/02_interpret.ipynb #61155ca8
+# %% ../nbs/02_interpret.ipynb #86fed29c
 def wilson(
     right:int, # Cases counted
     n:int # Cases in all
@@ -18,9 +18,9 @@ def wilson(
     "A share with Wilson's 95 % interval"
     if not n: return (np.nan,)*3
     ci = binomtest(int(right), int(n)).proportion_ci(method='wilson')
-    return right/n, ci.low, ci.high
+    return right/n, float(ci.low), float(ci.high)
 
-# %% ../nbs/02_interpret.ipynb #a139126f
+# %% ../nbs/02_interpret.ipynb #4c700a40
 class GenderInterpretation(ClassificationInterpretation):
     "A `ClassificationInterpretation` that asks the network once"
     def __init__(self,
@@ -44,9 +44,9 @@ class GenderInterpretation(ClassificationInterpretation):
     ):
         "Predict every photo of a part once"
         if dl is None: dl = learn.dls[ds_idx].new(shuffle=False, drop_last=False)
-        trained = {o: getattr(learn.recorder, o) for o in learn.recorder._stateattrs}
+        curves = {k: v for k,v in vars(learn.recorder).items() if k in learn.recorder._stateattrs}
         preds, targs, losses = learn.get_preds(dl=dl, with_loss=True, act=act)
-        for k,v in trained.items(): setattr(learn.recorder, k, v)   # `get_preds` forgets the training curves
+        vars(learn.recorder).update(curves)   # `get_preds` forgets the training curves
         return cls(learn, dl, losses, act, preds, targs)
 
 # %% ../nbs/02_interpret.ipynb #4375d394

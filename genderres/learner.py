@@ -77,9 +77,11 @@ def _state_dict(arch, weights):
     raise ValueError(f"weights={str(weights)!r} is neither a file nor known for {arch.__name__}: use one of "
                      f"{[*names, None]}, or a .safetensors file in torchvision's names")
 
-# %% ../nbs/01_learner.ipynb #4a0667a6
+# %% ../nbs/01_learner.ipynb #7a4d8064
 def _network(arch, n_out, weights):
     "The body of `arch` with `weights`, and a new head for `n_out` classes"
+    if arch not in model_meta: raise ValueError(f"arch={getattr(arch, '__name__', arch)!r} is not known here: use a ResNet of torchvision, "
+                                                "e.g. resnet34, or plain34")
     model, meta = arch(weights=None), model_meta[arch]
     if weights is not None:
         state = {k: v.float() if v.is_floating_point() else v for k,v in _state_dict(arch, weights).items() if not k.startswith('fc.')}

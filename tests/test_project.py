@@ -1,5 +1,5 @@
 "What is made from the notebooks is up to date, and the package builds and imports"
-import configparser, json, os, shutil, subprocess, sys, zipfile
+import configparser, json, os, re, shutil, subprocess, sys, zipfile
 from pathlib import Path
 import pytest
 
@@ -32,10 +32,12 @@ def test_export_is_up_to_date(fresh): assert same(fresh, 'genderres/*.py') == []
 def test_notebooks_are_clean(fresh): assert same(fresh, 'nbs/**/*.ipynb') == [], 'run: make prepare'
 def test_readme_is_up_to_date(fresh): assert same(fresh, 'README.md') == [], 'run: make prepare'
 
-def test_no_stored_errors():
+def test_stored_outputs_hold_no_errors_and_no_paths():
     for nb in root.glob('nbs/**/*.ipynb'):
         for cell in json.loads(nb.read_text(encoding='utf-8'))['cells']:
-            assert not any(o['output_type'] == 'error' for o in cell.get('outputs', [])), nb.name
+            for out in cell.get('outputs', []):
+                assert out['output_type'] != 'error', nb.name
+                assert not re.search(r'site-packages|/home/|/root/|/Users/', json.dumps(out)), f'{nb.name}: a path of this machine in an output'
 
 def test_one_name():
     ini = configparser.ConfigParser()
