@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['kaggle_photos', 'photos_from_folder', 'photos_from_df', 'photos_from_func', 'PILPhoto', 'split_photos', 'CropOrWhole',
-           'split_by_column', 'gender_block', 'gender_dls']
+           'split_by_column', 'gender_block', 'photos_from_source', 'gender_dls']
 
 # %% ../nbs/00_data.ipynb #efa1bc6d
 import warnings
@@ -187,15 +187,23 @@ def gender_block(
                      get_x=ColReader('file'), get_y=ColReader('label'), item_tfms=CropOrWhole(size, p=crop_p),
                      batch_tfms=[Flip(p=.5), Normalize.from_stats(*imagenet_stats)])
 
-# %% ../nbs/00_data.ipynb #30b2c437
-def _find_photos(source, path, label_func, **cols):
+# %% ../nbs/00_data.ipynb #efb083a7
+def photos_from_source(
+    source:str|Path|pd.DataFrame, # Folder of photos, CSV file, or table with a row for each photo
+    label_func:Callable=None, # Gives the label for a `Path`, where the folders do not
+    fn_col:str|int=0, # Table: column with the file names
+    label_col:str|int=1, # Table: column with the labels
+    valid_col:str|int=None, # Table: column with the split, see `photos_from_df`
+    folder:str|Path=None, # Table: folder that relative file names start from; default: that of the CSV file
+) -> pd.DataFrame: # `file`, `label`, `split`, `problem`
     "The table of photos for any kind of `source`"
-    if isinstance(source, pd.DataFrame): return photos_from_df(source, path or '.', **cols)
+    cols = dict(fn_col=fn_col, label_col=label_col, valid_col=valid_col)
+    if isinstance(source, pd.DataFrame): return photos_from_df(source, folder or '.', **cols)
     source = Path(source)
     if not source.exists(): raise FileNotFoundError(f"no such folder or CSV file: {source}")
     if source.is_file():
         if source.suffix.lower() != '.csv': raise ValueError(f"{source} is neither a folder nor a .csv file")
-        return photos_from_df(pd.read_csv(source), path or source.parent, **cols)
+        return photos_from_df(pd.read_csv(source), folder or source.parent, **cols)
     if not walk(source)[0] and not walk(source)[1]: raise ValueError(f"{source} is empty: put a folder of photos for each class into it")
     return photos_from_func(source, label_func) if label_func else photos_from_folder(source)
 
@@ -206,7 +214,7 @@ def _warn_left_out(photos):
     warnings.warn(f"{len(out)} of {len(photos)} files left out, and left where they are: {some}"
                   + ('; …' if len(out) > 5 else '') + ". All of them: dls.photos[dls.photos.problem != '']", stacklevel=3)
 
-# %% ../nbs/00_data.ipynb #f3845331
+# %% ../nbs/00_data.ipynb #93f7bea0
 @delegates(DataBlock.dataloaders, but=['source', 'verbose'])
 def gender_dls(
     source:str|Path|pd.DataFrame, # Folder of photos, CSV file, or table with a row for each photo
@@ -224,7 +232,7 @@ def gender_dls(
 ) -> DataLoaders: # With `photos`, the table of all files found: `file`, `label`, `split`, `problem`; and the `seed`
     "`DataLoaders` for photos of two or more classes, split 80 to 20 unless `source` says otherwise"
     if bs < 2: raise ValueError(f"bs={bs}: batch normalisation needs batches of two or more")
-    photos = _find_photos(source, folder, label_func, fn_col=fn_col, label_col=label_col, valid_col=valid_col)
+    photos = photos_from_source(source, label_func, fn_col, label_col, valid_col, folder)
     photos = split_photos(_check_photos(photos), valid_pct, seed)
     _check_split(photos, source if not isinstance(source, pd.DataFrame) else 'the table')
     _warn_left_out(photos)

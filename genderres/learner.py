@@ -93,7 +93,7 @@ def _network(arch, n_out, weights):
     body = create_body(model, cut=meta['cut'])
     return add_head(body, num_features_model(body), n_out)
 
-# %% ../nbs/01_learner.ipynb #4d8d8412
+# %% ../nbs/01_learner.ipynb #d53a65e2
 class GenderLearner(Learner):
     "A fastai `Learner` whose `lr_find` gives a usable rate or says why not"
 
@@ -112,13 +112,14 @@ def gender_learner(
     lr:float=None, # Default learning rate; default: 1e-3 for a new head on `weights`, 3e-3 from scratch
     cbs=None, # fastai callbacks
     **kwargs
-) -> GenderLearner: # With a frozen body if there are `weights`
+) -> GenderLearner: # With a frozen body if there are `weights`; it keeps the names of both, `arch` and `weights`
     "A learner for the classes of `dls`"
     lr = lr or (3e-3 if weights is None else 1e-3)
     _check_batches(dls.train)
     model = _network(arch, get_c(dls), weights)
     learn = GenderLearner(dls, model, splitter=model_meta[arch]['split'], metrics=metrics, lr=lr,
                           cbs=[ChannelsLast(), *L(cbs)], **kwargs)
+    learn.arch, learn.weights = arch.__name__, str(weights)
     if weights is not None: learn.freeze()
     return learn
 
