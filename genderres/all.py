@@ -5,3 +5,5 @@ from .data import *
 from .learner import *
 from .interpret import *
 from .experiment import *
+from .predict import *
+from .classifier import *

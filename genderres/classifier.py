@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GenderClassifier', 'photo_ids', 'evaluate', 'compare']
 
-# %% ../nbs/03_classifier.ipynb #0d622420
+# %% ../nbs/03_classifier.ipynb #b655cb65
 import base64, hashlib, json, platform, tempfile, warnings
 from copy import deepcopy
 from datetime import date
@@ -21,7 +21,7 @@ from .learner import *
 from .learner import _network
 from .portraits import draw_portrait, sample_portraits
 from .predict import *
-from .reader import image_problem, read_photo, to_pixels
+from .reader import image_problem, presented, read_photo, to_pixels
 
 # %% ../nbs/03_classifier.ipynb #68266c30
 def _digest(state, facts):
@@ -80,7 +80,7 @@ def photo_ids(
     "A number for the content of each file, whatever its name"
     return np.array([int.from_bytes(hashlib.sha256(Path(o).read_bytes()).digest()[:8], 'little') for o in files], np.uint64)
 
-# %% ../nbs/03_classifier.ipynb #4191e019
+# %% ../nbs/03_classifier.ipynb #1b581bbd
 def _trained(learn, interp, licence):
     "Training facts for people, and the ids of the training photos"
     if not hasattr(learn.dls, 'photos'): raise ValueError("the learner's data does not come from gender_dls, so what it was trained on is not known")
@@ -107,8 +107,8 @@ def to_classifier(self:GenderLearner,
     size, norm = _find(self.dls.valid.after_item, CropOrWhole, self).size, _find(self.dls.valid.after_batch, Normalize, self)
     interp = interp or GenderInterpretation.from_learner(self)
     trained, trained_on = _trained(self, interp, licence)
-    facts = dict(format=file_format, arch=self.arch, vocab=[*map(str, self.dls.vocab)], size=[size[1], size[0]], mean=norm.mean.flatten().tolist(),
-                 std=norm.std.flatten().tolist(), temperature=1., abstain=0., trained=trained, trained_on=trained_on)
+    facts = dict(format=file_format, arch=self.arch, vocab=[*map(str, self.dls.vocab)], size=[size[1], size[0]], mean=[round(o, 6) for o in norm.mean.flatten().tolist()],
+                 std=[round(o, 6) for o in norm.std.flatten().tolist()], temperature=1., abstain=0., trained=trained, trained_on=trained_on)
     state = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k,v in self.model.state_dict().items()}
     clf = GenderClassifier(state, facts, self.dls.device, 'the learner')
     some = interp.dl.items.head(16)

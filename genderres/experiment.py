@@ -77,11 +77,11 @@ def run_experiment(
     if out is not None: save_results(learn, interp, out)
     return interp
 
-# %% ../nbs/02a_experiment.ipynb #520aa740
+# %% ../nbs/02a_experiment.ipynb #2d7437c7
 def demo(
     out:str='demo', # Folder for the plots and tables
     n:int=1600 # How many portraits to draw
-):
+) -> pd.DataFrame: # The scores
     "Draw portraits, train four epochs from scratch, show where the network errs"
     print(f'Drawing {n} cartoon portraits ...')
     dls = gender_dls(sample_portraits(n=n), size=96, bs=16)
@@ -92,6 +92,7 @@ def demo(
     dls.show_batch(max_n=16, figsize=(7, 7))
     _save_fig(plt.gcf(), out/'portraits.png')
     print('Four epochs of a 34-layer residual network, from scratch:')
-    interp = run_experiment(dls, out)
-    print(f"\nOn {len(interp.targs)} portraits it has not seen:\n{summary(interp.scores())}\n\nPlots and tables are in {out.resolve()}:")
+    scores = run_experiment(dls, out).scores()
+    print(f"\nOn {scores.n['accuracy']} portraits it has not seen:\n{summary(scores)}\n\nPlots and tables are in {out.resolve()}:")
     print('\n'.join(f'  {o.name}' for o in sorted(out.iterdir())))
+    return scores

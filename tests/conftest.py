@@ -1,11 +1,13 @@
 "Nothing is downloaded and nothing lands in the user's own fastai folder"
-import os, tempfile
+import contextlib, io, os, pickle, socket, struct, sys, tempfile, zlib
 os.environ['FASTAI_HOME'] = tempfile.mkdtemp()
 os.environ['TORCH_HOME'] = os.environ['FASTAI_HOME']
 os.environ.setdefault('MPLBACKEND', 'agg')
 
 import pytest
 from genderres.all import *
+from genderres.portraits import draw_portrait
+from PIL import Image
 
 @pytest.fixture
 def photos(tmp_path):
@@ -24,3 +26,66 @@ def four_lines():
         assert interp.scores().n['accuracy'] == len(dls.valid_ds)
         return dls, interp
     return run
+
+def _jpeg(im, **kwargs):
+    f = io.BytesIO(); im.save(f, 'JPEG', **kwargs); return f.getvalue()
+
+@pytest.fixture
+def awkward(tmp_path):
+    "A folder of awkward files, and for each whether it can be read as a photo"
+    path = tmp_path/'awkward'
+    path.mkdir()
+    photo = draw_portrait('men', np.random.default_rng(0), 64)
+    good, known = _jpeg(photo), {}
+    def put(name, data, ok):
+        file = Path(os.fsdecode(os.path.join(os.fsencode(path), name if isinstance(name, bytes) else name.encode())))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if data is not None: file.write_bytes(data)
+        known[str(file)] = ok
+        return file
+    for mode,ending in [('1','png'), ('L','jpg'), ('L','png'), ('LA','png'), ('P','gif'), ('P','png'), ('RGBA','png'), ('RGBA','webp'), ('CMYK','jpg'),
+                        ('YCbCr','jpg'), ('RGB','bmp'), ('RGB','tiff'), ('RGB','ppm'), ('RGB','webp'), ('I;16','png'), ('F','tiff')]:
+        im = Image.fromarray(np.asarray(photo.convert('L')).astype(np.uint16)*256) if mode == 'I;16' else photo.convert(mode)
+        im.save(put(f'mode {mode.replace(";", "")}.{ending}', None, True))
+    frames = [photo.convert('P')]*3
+    frames[0].save(put('moving.gif', None, True), save_all=True, append_images=frames[1:])
+    photo.save(put('clear.png', None, True), transparency=(0, 0, 0))
+    photo.resize((1, 1)).save(put('one pixel.png', None, True))
+    photo.resize((3000, 1)).save(put('wide.png', None, True))
+    put('png.jpg', (path/'mode L.png').read_bytes(), True)
+    put('no ending', good, True)
+    put('x'*251 + '.jpg', good, True)
+    put('new\nline.jpg', good, True)
+    put('carriage\rreturn, "quoted".jpg', good, True)
+    put('été 📷.JPEG', good, True)
+    put('deep/' + '/'.join('abcdefghijklmnopqrstuvwxyz') + '/a.jpg', good, True)
+    put('exif.jpg', good[:2] + b'\xff\xe1\x00\x10Exif\x00\x00broken!!' + good[2:], True)
+    put('tail.jpg', good + b'<?php echo 1 ?>', True)
+    for i in (1, 3, 20, len(good)//2, len(good)-2): put(f'cut {i}.jpg', good[:i], False)
+    put('empty.jpg', b'', False)
+    put('text.jpg', b'I am no image', False)
+    put('page.jpg', b'<html><img src="a.jpg"></html>', False)
+    put('drawing.svg', b'<svg xmlns="http://www.w3.org/2000/svg"/>', False)
+    put('zeros.png', bytes(1000), False)
+    put('pickle.jpg', pickle.dumps([1]), False)
+    put('bomb.png', b'\x89PNG\r\n\x1a\n' + b''.join(struct.pack('>I', len(d)) + k + d + struct.pack('>I', zlib.crc32(k + d)) for k,d in [
+        (b'IHDR', struct.pack('>IIBBBBB', 60000, 60000, 8, 2, 0, 0, 0)), (b'IDAT', zlib.compress(bytes(10**6))), (b'IEND', b'')]), False)
+    if sys.platform != 'win32':
+        put(b'not utf8 \xff\xfe.jpg', good, True)
+        put('link.jpg', None, True).symlink_to(path/'no ending')
+        put('dangling.jpg', None, False).symlink_to(path/'nowhere')
+        put('loop.jpg', None, False).symlink_to(path/'loop.jpg')
+        os.mkfifo(put('pipe.jpg', None, False))
+        with socket.socket(socket.AF_UNIX) as s, contextlib.chdir(path) if hasattr(contextlib, 'chdir') else contextlib.nullcontext():
+            if hasattr(contextlib, 'chdir'): s.bind('s'); put('s', None, False)
+    return path, known
+
+@pytest.fixture(scope='session')
+def untrained(tmp_path_factory):
+    "An untrained classifier in a file, and the same as ONNX"
+    tmp = tmp_path_factory.mktemp('untrained')
+    set_seed(0)
+    learn = gender_learner(gender_dls(sample_portraits(tmp/'photos', n=20, size=64), size=32, bs=8, num_workers=0), resnet18, weights=None)
+    clf = learn.to_classifier()
+    clf.to_onnx(tmp/'a.onnx')
+    return clf.save(tmp/'a.safetensors')

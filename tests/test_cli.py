@@ -1,0 +1,104 @@
+"The shell: what it prints, how it ends, and what survives a kill"
+import json, os, shutil, signal, subprocess, sys, time
+from pathlib import Path
+import pandas as pd, pytest
+from genderres.data import sample_portraits
+
+exe = Path(sys.executable).parent/('genderres.exe' if sys.platform == 'win32' else 'genderres')
+def start(*args, **kwargs): return subprocess.Popen([exe, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+
+def run(*args, code=0, **kwargs):
+    p = start(*args, **kwargs)
+    out, err = p.communicate(timeout=300)
+    assert p.returncode == code, (p.returncode, out, err)
+    assert 'Traceback' not in err
+    return out, err
+
+def test_help_has_an_example_each_and_is_quick():
+    out, _ = run('--help')
+    for verb in ('check', 'train', 'evaluate', 'predict', 'export', 'info', 'demo'):
+        assert verb in out
+        assert f'Example: genderres {verb}' in run(verb, '--help')[0]
+    code = "import sys, genderres.cli; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+def test_onnx_needs_no_torch(untrained, photos):
+    code = ("import sys; sys.argv = ['genderres', 'predict', *sys.argv[1:]]\nfrom genderres.cli import main\ntry: main()\n"
+            "except SystemExit as e: assert not e.code, e.code\nassert 'torch' not in sys.modules and 'fastai' not in sys.modules")
+    res = subprocess.run([sys.executable, '-c', code, untrained.with_suffix('.onnx'), photos, '--json'], capture_output=True, text=True)
+    assert res.returncode == 0, res.stderr
+    rows = json.loads(res.stdout)
+    assert len(rows) == 20 and set(rows[0]) == {'file', 'label', 'men', 'women', 'problem'}
+
+def test_the_whole_way(tmp_path):
+    sample_portraits(tmp_path/'photos', n=40, size=64)
+    shutil.copytree(tmp_path/'photos', tmp_path/'other')
+    def go(*args, **kwargs): return json.loads(run(*args, '--json', cwd=tmp_path, **kwargs)[0])
+    assert go('check', 'photos')['usable'] == dict(men=20, women=20)
+    res = go('train', 'photos', '-o', 'm.safetensors', '--size', 32, '--batch-size', 8, '--epochs', 1, '--licence', 'mine')
+    assert sum(sum(o.values()) for o in res['photos'].values()) == 40
+    assert {o.name for o in (tmp_path/'m').iterdir()} == {'loss.png', 'learning_rate.png', 'confusion_matrix.png', 'top_losses.png', 'top_losses.csv', 'epochs.csv', 'scores.csv'}
+    facts = go('info', 'm.safetensors')
+    assert facts['trained']['licence'] == 'mine' and facts['trained']['scores'] == res['scores']
+    assert go('evaluate', 'm.safetensors', 'other')['scores'] == res['scores']   # the same eight photos
+    made = go('export', 'm.safetensors', '-o', 'm.onnx', '--photos', 'photos')
+    assert made['photos'] == made['same_label'] == 40 and made['largest_difference'] < 1e-4
+    assert go('predict', 'm.onnx', 'photos', '-o', 'a.csv') == {**go('predict', 'm.safetensors', 'photos', '-o', 'b.csv'), 'output': 'a.csv'}
+    assert sorted(o.name for o in tmp_path.iterdir()) == ['a.csv', 'b.csv', 'm', 'm.onnx', 'm.safetensors', 'other', 'photos']
+
+@pytest.mark.parametrize('args,code,says', [
+    (['predict', 'MODEL', 'nowhere.jpg'], 1, 'none of these photos could be read'), (['predict', 'MODEL'], 2, "Missing argument 'paths...'"),
+    (['predict', 'nowhere.onnx', 'PHOTOS'], 2, 'does not exist'), (['predict', 'MODEL', 'PHOTOS', '-o', 'nowhere/a.csv'], 2, 'no folder nowhere'),
+    (['predict', 'MODEL', 'PHOTOS', '-o', 'a.doc'], 2, 'must end in .csv or .parquet'), (['predict', 'MODEL', 'PHOTOS', '--abstain', '7'], 2, '7'),
+    (['predict', 'MODEL', 'PHOTOS', '--batch-size', '0'], 2, 'batch-size'), (['predict', 'MODEL', 'PHOTOS', '--device', 'abacus'], 1, "device='abacus'"),
+    (['predict', 'MODEL', 'PHOTOS', '-o', '/proc/a.csv'], 1, '/proc/a.csv'), (['predict', 'text.onnx', 'PHOTOS'], 1, 'text.onnx is not an ONNX file'),
+    (['predict', 'text.safetensors', 'PHOTOS'], 1, 'text.safetensors is damaged'), (['info', 'text.onnx'], 1, 'text.onnx'), (['sing'], 2, "No such command 'sing'"),
+    (['check', 'PHOTOS/men'], 1, 'has no class folders'), (['train', 'PHOTOS', '-o', 'a.pkl'], 2, 'must end in .safetensors'),
+    (['train', 'PHOTOS', '-o', 'a.safetensors', '--weights', 'moon'], 1, "weights='moon'"), (['export', 'MODEL', '-o', 'a.onnx', '--int8'], 2, '--int8 needs --photos')])
+def test_what_goes_wrong_is_said_in_two_lines(untrained, photos, tmp_path, args, code, says):
+    if '/proc' in str(args) and not os.path.isdir('/proc'): pytest.skip('no /proc here')
+    for o in ('text.onnx', 'text.safetensors'): (tmp_path/o).write_text('no classifier')
+    before = sorted(tmp_path.rglob('*'))
+    names = dict(MODEL=untrained.with_suffix('.onnx'), PHOTOS='photos')
+    out, err = run(*[names.get(o, o.replace('PHOTOS', 'photos')) for o in args], code=code, cwd=tmp_path)
+    lines = [o for o in err.splitlines() if o.strip() and not o.startswith(('note:', ' ', 'nowhere.jpg'))]
+    assert says in err and 1 <= len(lines) <= 2 and not out
+    assert sorted(tmp_path.rglob('*')) == before
+    if code == 1: assert 'Traceback' in start('--debug', *[names.get(o, o.replace('PHOTOS', 'photos')) for o in args], cwd=tmp_path).communicate()[1] or says.startswith('none')
+
+def wait_for(cond, p, seconds=60):
+    end = time.time() + seconds
+    while time.time() < end and p.poll() is None and not cond(): time.sleep(.005)
+
+def lines(file): return file.read_bytes().count(b'\n') if file.exists() else 0
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='signals work differently there')
+def test_killed_again_and_again(untrained, tmp_path):
+    "SIGKILL, SIGKILL, SIGTERM, Ctrl-C; then the answers are those of an undisturbed run, byte for byte"
+    photos, out = sample_portraits(tmp_path/'p', n=300, size=64), tmp_path/'a.csv'
+    args = ['predict', untrained.with_suffix('.onnx'), *[photos]*12, '--batch-size', 8]
+    run(*args, '-o', tmp_path/'straight.csv')
+    at = 0
+    for sig,code in (signal.SIGKILL, -9), (signal.SIGKILL, -9), (signal.SIGTERM, -15), (signal.SIGINT, 130):
+        p = start(*args, '-o', out)
+        part = tmp_path/'a.csv.part'
+        wait_for(lambda: lines(part) > at + 20, p)
+        p.send_signal(sig)
+        _, err = p.communicate(timeout=60)
+        assert p.returncode == code and not out.exists()
+        at = lines(part)
+        assert at < 450, 'it must be interrupted before the end'
+        if sig == signal.SIGINT: assert 'the same command goes on' in err and 'Traceback' not in err
+    run(*args, '-o', out)
+    assert out.read_bytes() == (tmp_path/'straight.csv').read_bytes() and not part.exists()
+    assert len(pd.read_csv(out)) == 3600
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='signals work differently there')
+def test_training_interrupted_leaves_nothing(photos, tmp_path):
+    p = start('train', 'photos', '-o', 'm.safetensors', '--size', 32, '--batch-size', 8, '--epochs', 500, cwd=tmp_path)
+    seen = ''
+    while 'Epoch 2' not in seen: seen += p.stderr.read(1)
+    p.send_signal(signal.SIGINT)
+    _, err = p.communicate(timeout=60)
+    assert p.returncode == 130 and 'the same command begins again' in err and 'Traceback' not in err
+    assert [o.name for o in tmp_path.iterdir()] == ['photos']
