@@ -7,7 +7,7 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 
 .PHONY: demo test slow outputs prepare install
 demo: install
-	$(BIN)/python -W ignore -c "from genderres.all import demo; demo()"
+	$(BIN)/genderres demo
 
 test: install
 	$(BIN)/nbdev-test nbs --n-workers 1 --timing

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['GenderClassifier', 'photo_ids', 'evaluate', 'compare']
 
-# %% ../nbs/03_classifier.ipynb #b655cb65
-import base64, hashlib, json, platform, tempfile, warnings
+# %% ../nbs/03_classifier.ipynb #2c6849c5
+import base64, hashlib, json, logging, platform, tempfile, warnings
 from copy import deepcopy
 from datetime import date
 from importlib.metadata import version
@@ -21,7 +21,7 @@ from .learner import *
 from .learner import _network
 from .portraits import draw_portrait, sample_portraits
 from .predict import *
-from .reader import image_problem, presented, read_photo, to_pixels
+from .reader import presented, read_photo, to_pixels
 
 # %% ../nbs/03_classifier.ipynb #68266c30
 def _digest(state, facts):
@@ -80,7 +80,7 @@ def photo_ids(
     "A number for the content of each file, whatever its name"
     return np.array([int.from_bytes(hashlib.sha256(Path(o).read_bytes()).digest()[:8], 'little') for o in files], np.uint64)
 
-# %% ../nbs/03_classifier.ipynb #1b581bbd
+# %% ../nbs/03_classifier.ipynb #43b6fffa
 def _trained(learn, interp, licence):
     "Training facts for people, and the ids of the training photos"
     if not hasattr(learn.dls, 'photos'): raise ValueError("the learner's data does not come from gender_dls, so what it was trained on is not known")
@@ -101,23 +101,24 @@ def _trained(learn, interp, licence):
 @patch
 def to_classifier(self:GenderLearner,
     interp:GenderInterpretation=None, # Its figures go into the file; default: of the validation photos
-    licence:str='not stated' # What may be done with the classifier, and with the photos it was made from
+    licence:str='not stated', # What may be done with the classifier, and with the photos it was made from
+    abstain:float=0. # Below this probability its label is "unsure", unless `predict` is told otherwise
 ) -> GenderClassifier:
     "A classifier with the learner's weights and the facts about them"
     size, norm = _find(self.dls.valid.after_item, CropOrWhole, self).size, _find(self.dls.valid.after_batch, Normalize, self)
     interp = interp or GenderInterpretation.from_learner(self)
     trained, trained_on = _trained(self, interp, licence)
     facts = dict(format=file_format, arch=self.arch, vocab=[*map(str, self.dls.vocab)], size=[size[1], size[0]], mean=[round(o, 6) for o in norm.mean.flatten().tolist()],
-                 std=[round(o, 6) for o in norm.std.flatten().tolist()], temperature=1., abstain=0., trained=trained, trained_on=trained_on)
+                 std=[round(o, 6) for o in norm.std.flatten().tolist()], temperature=1., abstain=abstain, trained=trained, trained_on=trained_on)
     state = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k,v in self.model.state_dict().items()}
     clf = GenderClassifier(state, facts, self.dls.device, 'the learner')
     some = interp.dl.items.head(16)
-    off = np.abs(clf.predict(some['file'].tolist())[clf.vocab].values - interp.preds[:len(some)].numpy()).max()
+    off = np.abs(clf.predict(some['file'].tolist(), abstain=0.)[clf.vocab].values - interp.preds[:len(some)].numpy()).max()
     if not off < 1e-3: raise ValueError(f"the classifier's probabilities differ from the learner's by up to {off:.2g}: its validation transforms are not those of "
                                         "gender_dls, or it was trained on after `interp` was made")
     return clf
 
-# %% ../nbs/03_classifier.ipynb #fd7e96e8
+# %% ../nbs/03_classifier.ipynb #3099c849
 @patch
 def save(self:GenderClassifier,
     file:str|Path, # File to write, .safetensors
@@ -127,8 +128,8 @@ def save(self:GenderClassifier,
     file = Path(file)
     if file.suffix != '.safetensors': raise ValueError(f"{file}: a classifier is saved under a name that ends in .safetensors")
     state = {k: v.cpu().contiguous() for k,v in self.model.state_dict().items()}
-    with write_whole(file, overwrite) as tmp:
-        tmp.write_bytes(save(state, dict(format='pt', genderres=json.dumps(self.facts, sort_keys=True), sha256=self.digest)))
+    meta = dict(format='pt', genderres=json.dumps(self.facts, sort_keys=True), sha256=_digest(state, self.facts))
+    with write_whole(file, overwrite) as tmp: tmp.write_bytes(save(state, meta))
     return file
 
 # %% ../nbs/03_classifier.ipynb #48668229
@@ -159,7 +160,7 @@ def load(cls:GenderClassifier,
     if clf.digest != meta.get('sha256'): raise ValueError(f"{file} was altered after it was made: the checksum does not fit. Get it again from its source")
     return clf
 
-# %% ../nbs/03_classifier.ipynb #54f0f407
+# %% ../nbs/03_classifier.ipynb #01ec5b91
 def _seen(clf):
     "Ids of the photos that `clf` was trained on"
     return np.frombuffer(base64.b64decode(clf.facts['trained_on']), '<u8')
@@ -170,6 +171,7 @@ def evaluate(
     source:str|Path|pd.DataFrame, # Labelled photos, as for `gender_dls`
     part:str=None, # train, valid or test, where `source` has a split; default: test, or else valid
     batch_size:int=64, # Photos in memory at once
+    progress:bool=True, # Show a bar, if it takes more than two seconds
     **kwargs
 ) -> pd.DataFrame: # `file`, `label`, `prediction`, a probability for each class, `problem`; a row for each photo
     "Compare answers with labels; photos with a `problem` do not count, and to have been trained on is one"
@@ -180,18 +182,24 @@ def evaluate(
     if part: photos = photos[(photos.split == part) | (photos.problem != '')]
     if other := set(photos.label) - {*clf.vocab, ''}:
         raise ValueError(f"the classifier knows {', '.join(clf.vocab)}; the photos are filed as {', '.join(sorted(other))}: rename them, or evaluate another classifier")
-    answers = clf.predict(photos.file.tolist(), batch_size, abstain=0.)
-    problem = np.where(photos.problem != '', photos.problem, answers.problem)
-    fine = problem == ''
-    problem[fine] = np.where(np.isin(photo_ids(answers.file[fine]), _seen(clf)), 'was trained on', '')
-    if not (problem == '').any(): raise ValueError(f"nothing to evaluate on: of {len(problem)} photos, {(problem == 'was trained on').sum()} are ones the classifier was "
-                                                   "trained on, and the rest cannot be used")
-    return pd.DataFrame(dict(file=answers.file, label=photos.label.values, prediction=answers.label, **answers[clf.vocab], problem=problem))
+    photos = check_photos(photos).reset_index(drop=True)
+    fine = photos.index[photos.problem == '']
+    seen = fine[np.isin(photo_ids(photos.file[fine]), _seen(clf))]
+    photos.loc[seen, 'problem'] = 'was trained on'
+    todo = fine.difference(seen)
+    if not len(todo): raise ValueError(f"nothing to evaluate on: of {len(photos)} photos, {len(seen)} are ones the classifier was trained on, and the rest cannot be used")
+    answers = clf.predict(photos.file[todo].tolist(), batch_size, abstain=0., progress=progress).set_index(todo)
+    photos.loc[todo, 'problem'] = answers.problem
+    return photos[['file', 'label']].join(answers.drop(columns=['file', 'problem']).rename(columns=dict(label='prediction'))).assign(problem=photos.problem).fillna(dict(prediction=''))
 
-# %% ../nbs/03_classifier.ipynb #fe12984d
+# %% ../nbs/03_classifier.ipynb #baf8cbce
 def _need_onnx():
     try: import onnx, onnxruntime, onnxscript
     except ImportError as e: raise ImportError(f"{e.name} is missing: `pip install 'genderres[onnx]'`") from e
+
+class _ConcatPool(nn.Module):
+    "fastai's `AdaptiveConcatPool2d` to 1 by 1, in words that every exporter knows"
+    def forward(self, x): return torch.cat([x.amax((2, 3), keepdim=True), x.mean((2, 3), keepdim=True)], 1)
 
 def _write_onnx(model, facts, file, overwrite):
     import onnx
@@ -210,6 +218,7 @@ def to_onnx(self:GenderClassifier,
     check_output(file, overwrite)
     x = torch.zeros(2, 3, *self.facts['size'])
     model = deepcopy(self.model).cpu().to(memory_format=torch.contiguous_format)
+    model[1][0] = _ConcatPool()
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         prog = torch.onnx.export(model, (x,), input_names=['photos'], output_names=['logits'], opset_version=23, dynamo=True,
@@ -229,7 +238,7 @@ def compare(
     return dict(photos=int(ok.sum()), largest_difference=float(np.abs(p[a.vocab].values - q[a.vocab].values)[ok].max(initial=0)),
                 same_label=int((p.label == q.label)[ok].sum()))
 
-# %% ../nbs/03_classifier.ipynb #ec30b8ac
+# %% ../nbs/03_classifier.ipynb #967d1032
 def _quantise(file, pixels, facts):
     "The int8 form of an ONNX file; `pixels` set the ranges"
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -244,9 +253,12 @@ def _quantise(file, pixels, facts):
             return dict(photos=((x.astype(np.float32)/255 - mean)/std).transpose(0, 3, 1, 2))
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
-        quant_pre_process(file, tmp/'clean.onnx', skip_symbolic_shape=True)
-        quantize_static(tmp/'clean.onnx', tmp/'int8.onnx', Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+        logging.disable(logging.WARNING)   # it says that some weights have no channels
+        try:
+            quant_pre_process(file, tmp/'clean.onnx', skip_symbolic_shape=True)
+            quantize_static(tmp/'clean.onnx', tmp/'int8.onnx', Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+                            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+        finally: logging.disable(logging.NOTSET)
         return onnx.load(tmp/'int8.onnx')
 
 @patch
@@ -261,10 +273,9 @@ def to_int8(self:GenderClassifier,
     "Export to ONNX with eight-bit weights and activations, if that costs next to nothing"
     _need_onnx()
     check_output(file, overwrite)
-    table = evaluate(self, source, **kwargs)
-    table = table[table.problem == '']
-    files = [o for o in photos_from_source(source, **kwargs).file if not image_problem(o)]
-    seen = np.array(files, object)[np.isin(photo_ids(files), _seen(self))]
+    photos = check_photos(photos_from_source(source, **kwargs))
+    files = photos.file[photos.problem == ''].to_numpy(object)
+    seen = files[np.isin(photo_ids(files), _seen(self))]
     if len(seen) < 32: raise ValueError(f"only {len(seen)} of these photos were used in training: give the photos that the classifier was trained on")
     some = np.random.default_rng(0).permutation(seen)[:256]
     pixels = [np.stack([to_pixels(read_photo(o), self.facts['size']) for o in part]) for part in np.array_split(some, max(1, len(some)//32))]
@@ -272,6 +283,8 @@ def to_int8(self:GenderClassifier,
         full = self.to_onnx(Path(tmp)/'full.onnx')
         model = _quantise(Path(tmp)/'full.onnx', pixels, self.facts)
         small = _write_onnx(model, self.facts, Path(tmp)/'int8.onnx', False)
-        right = [int((o.predict(table.file.tolist(), abstain=0.).label.values == table.label.values).sum()) for o in (full, small)]
-    if right[0] - right[1] >= max_drop*len(table): raise ValueError(f"int8 is right on {right[1]} of {len(table)} photos instead of {right[0]}: that is too much to lose, nothing was written")
-    return _write_onnx(model, {**self.facts, 'trained': {**self.facts['trained'], 'int8': dict(photos=len(table), right_float=right[0], right_int8=right[1])}}, file, overwrite)
+        tables = [evaluate(o, source, progress=False, **kwargs).query("problem == ''") for o in (full, small)]
+    n, (before, after) = len(tables[0]), [int((o.label == o.prediction).sum()) for o in tables]
+    if before - after >= max_drop*n: raise ValueError(f"int8 is right on {after} of {n} photos instead of {before}: that is too much to lose, nothing was written")
+    trained = {**self.facts['trained'], 'int8': dict(photos=n, right_float=before, right_int8=after)}
+    return _write_onnx(model, {**self.facts, 'trained': trained}, file, overwrite)

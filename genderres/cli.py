@@ -6,8 +6,8 @@
 __all__ = ['app', 'Dir', 'Model', 'Json', 'Overwrite', 'Batch', 'Device', 'check', 'train', 'evaluate', 'predict', 'export',
            'info', 'demo', 'main']
 
-# %% ../nbs/04_cli.ipynb #144f71ac
-import contextlib, functools, json, sys, tempfile, warnings
+# %% ../nbs/04_cli.ipynb #2991a17b
+import contextlib, functools, json, multiprocessing, os, signal, sys, tempfile, warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -37,7 +37,24 @@ def _options(debug: Annotated[bool, typer.Option('--debug', help="Show the trace
         _echo(version('genderres'))
         raise typer.Exit()
 
-# %% ../nbs/04_cli.ipynb #b9d18653
+# %% ../nbs/04_cli.ipynb #45c577be
+@contextlib.contextmanager
+def _heard_interrupts():
+    parent, alarm = os.getpid(), hasattr(signal, 'setitimer')
+    def handler(*args):
+        if os.getpid() != parent: return
+        if alarm: signal.setitimer(signal.ITIMER_REAL, 5)
+        raise KeyboardInterrupt
+    signals = [signal.SIGINT, *([signal.SIGALRM] if alarm else [])]
+    old, hook = [signal.signal(o, handler) for o in signals], sys.unraisablehook
+    sys.unraisablehook = lambda e: None if isinstance(e.exc_value, KeyboardInterrupt) else hook(e)
+    try: yield
+    finally:
+        sys.unraisablehook = hook
+        if alarm: signal.setitimer(signal.ITIMER_REAL, 0)
+        for o,h in zip(signals, old): signal.signal(o, h)
+
+# %% ../nbs/04_cli.ipynb #6232229e
 @contextlib.contextmanager
 def _plainly(interrupted):
     "Errors and interrupts as one line and an exit code"
@@ -45,9 +62,12 @@ def _plainly(interrupted):
         if not _debug: warnings.simplefilter('ignore')
         warnings.filterwarnings('always', module=r'genderres\.')
         warnings.showwarning = lambda message, *args, **kwargs: _echo(f'note: {message}', err=True)
-        try: yield
+        try:
+            with _heard_interrupts(): yield
         except typer.Exit: raise
-        except KeyboardInterrupt: _stop(f'interrupted: {interrupted}', 130)
+        except KeyboardInterrupt:
+            for o in multiprocessing.active_children(): o.kill()
+            _stop(f'interrupted: {interrupted}', 130)
         except Exception as e:
             if _debug: raise
             known = isinstance(e, (ValueError, OSError, ImportError, TypeError)) and str(e)
@@ -159,12 +179,12 @@ def evaluate(model: Model, dir: Dir,
     left = f'\n\n{len(bad)} left out:\n' + '\n'.join(f'{n:6} {k}' for k,n in bad.problem.value_counts().items()) if len(bad) else ''
     return data, f'On {len(used)} photos:\n{summary(scores)}\n\nfiled as (rows), said (columns):\n{cm.rename_axis(index=None, columns=None)}{left}'
 
-# %% ../nbs/04_cli.ipynb #2622e86c
+# %% ../nbs/04_cli.ipynb #d5c01ad7
 @_verb('genderres predict mine.safetensors holiday/ me.jpg -o answers.csv', 'what was answered is kept where -o was given: the same command goes on there')
 def predict(model: Model,
     paths: Annotated[list[Path], typer.Argument(help="Photos, and folders of photos at any depth.")],
     output: Annotated[Path, typer.Option('-o', '--output', help="Write the answers here (.csv, .parquet); after an interruption the same command goes on.")] = None,
-    abstain: Annotated[float, typer.Option(min=0, max=1, help="Below this probability the answer is 'unsure'.")] = None,
+    abstain: Annotated[float, typer.Option(min=0, max=1, help="Below this probability the answer is 'unsure'; default: what the classifier says.")] = None,
     batch_size: Batch = 64, device: Device = None, overwrite: Overwrite = False, as_json: Json = False):
     "Classify photos: a row for each, with the reason where one cannot be read."
     from genderres.predict import predict_to_file
@@ -231,13 +251,18 @@ def demo(out: Annotated[Path, typer.Argument(help="Folder for plots and tables."
     scores = demo(out)
     return {r.pop('score'): r for r in _records(scores.reset_index(names='score'))}, ''
 
-# %% ../nbs/04_cli.ipynb #92453c57
+# %% ../nbs/04_cli.ipynb #192ec058
 _UsageError = typer.BadParameter.__mro__[1]
 
 def main():
     "The `genderres` command"
-    try: sys.exit(app(standalone_mode=False, prog_name='genderres'))
+    try: code = app(standalone_mode=False, prog_name='genderres')
     except _UsageError as e:
         _echo(f"genderres: {e.format_message()}\n`{e.ctx.command_path if e.ctx else 'genderres'} --help` says more", err=True)
         sys.exit(e.exit_code)
-    except KeyboardInterrupt: sys.exit(130)
+    except KeyboardInterrupt: code = 130
+    except BrokenPipeError:   # the reader of our output, say `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    if code == 130: os._exit(130)
+    sys.exit(code)

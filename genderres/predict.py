@@ -310,7 +310,7 @@ def predict_to_file(
     journal.file.unlink()
     return pd.Series(counts, name='photos')
 
-# %% ../nbs/02b_predict.ipynb #1e6e48eb
+# %% ../nbs/02b_predict.ipynb #1822a031
 def _said_in_a_line(e): return str(e).strip().splitlines()[0][:200] if str(e).strip() else type(e).__name__
 
 class OnnxClassifier(Classifier):
@@ -333,6 +333,7 @@ class OnnxClassifier(Classifier):
         names = {o.removesuffix('ExecutionProvider').lower(): o for o in self._rt.get_available_providers()}
         if device.lower() not in names: raise ValueError(f"device={device!r}: this onnxruntime has {', '.join(names)}")
         self._session = self._rt.InferenceSession(self._data, providers=[names[device.lower()]])
+        return self
 
     def logits(self, x):
         mean, std = (np.array(self.facts[o], np.float32) for o in ('mean', 'std'))

@@ -1,5 +1,5 @@
 "A classifier's file may come from anybody, its photos from anywhere"
-import base64, json, os, pickle, resource, signal, subprocess, sys, time
+import json, pickle, subprocess, sys
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
@@ -10,6 +10,8 @@ from genderres.classifier import GenderClassifier, evaluate
 from genderres.data import gender_dls, sample_portraits
 from genderres.learner import gender_learner
 from genderres.predict import OnnxClassifier, predict_to_file
+try: import resource
+except ImportError: resource = None   # Windows
 
 def both(file): return GenderClassifier.load(file), OnnxClassifier(file.with_suffix('.onnx'))
 
