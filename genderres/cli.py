@@ -54,7 +54,7 @@ def _heard_interrupts():
         if alarm: signal.setitimer(signal.ITIMER_REAL, 0)
         for o,h in zip(signals, old): signal.signal(o, h)
 
-# %% ../nbs/04_cli.ipynb #6232229e
+# %% ../nbs/04_cli.ipynb #996cad72
 @contextlib.contextmanager
 def _plainly(interrupted):
     "Errors and interrupts as one line and an exit code"
@@ -66,6 +66,7 @@ def _plainly(interrupted):
             with _heard_interrupts(): yield
         except typer.Exit: raise
         except KeyboardInterrupt:
+            sys.unraisablehook = lambda e: None   # the complaints of what ends half-made
             for o in multiprocessing.active_children(): o.kill()
             _stop(f'interrupted: {interrupted}', 130)
         except Exception as e:
