@@ -23,7 +23,7 @@ from .portraits import draw_portrait, sample_portraits
 from .predict import *
 from .reader import presented, read_photo, to_pixels
 
-# %% ../nbs/03_classifier.ipynb #68266c30
+# %% ../nbs/03_classifier.ipynb #6cfecf7b
 def _digest(state, facts):
     "A checksum of the facts, and of the names, shapes and bytes of all tensors"
     h = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
@@ -33,7 +33,7 @@ def _digest(state, facts):
     return h.hexdigest()
 
 def _build(state, facts, source):
-    archs = {o.__name__: o for o in model_meta}
+    archs = known_archs()
     if facts['arch'] not in archs: raise ValueError(f"{source} has the architecture {facts['arch']!r}, which this version does not know")
     with torch.device('meta'): model = _network(archs[facts['arch']], len(facts['vocab']), None)
     own = model.state_dict()

@@ -6,8 +6,8 @@
 __all__ = ['app', 'Dir', 'Model', 'Json', 'Overwrite', 'Batch', 'Device', 'check', 'train', 'evaluate', 'predict', 'export',
            'info', 'demo', 'main']
 
-# %% ../nbs/04_cli.ipynb #2991a17b
-import contextlib, functools, json, multiprocessing, os, signal, sys, tempfile, warnings
+# %% ../nbs/04_cli.ipynb #4adf2a14
+import contextlib, functools, json, multiprocessing, os, signal, sys, tempfile, threading, warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -37,9 +37,12 @@ def _options(debug: Annotated[bool, typer.Option('--debug', help="Show the trace
         _echo(version('genderres'))
         raise typer.Exit()
 
-# %% ../nbs/04_cli.ipynb #45c577be
+# %% ../nbs/04_cli.ipynb #ae976e37
 @contextlib.contextmanager
 def _heard_interrupts():
+    if threading.current_thread() is not threading.main_thread():   # only the main thread is interrupted
+        yield
+        return
     parent, alarm = os.getpid(), hasattr(signal, 'setitimer')
     def handler(*args):
         if os.getpid() != parent: return
@@ -131,7 +134,7 @@ def check(dir: Dir, as_json: Json = False):
     counts.index.name = counts.columns.name = None
     return data, f'{len(photos)} files in {dir}\n\n{counts}' + (f'\n\nleft out, and left where they are:\n{_listed(bad)}' if len(bad) else '') + f'\n({presented})'
 
-# %% ../nbs/04_cli.ipynb #30e9218b
+# %% ../nbs/04_cli.ipynb #5f452bfb
 @_verb('genderres train photos -o mine.safetensors', 'nothing was written; the same command begins again')
 def train(
     dir: Dir,
@@ -139,7 +142,8 @@ def train(
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of one-cycle training.")] = 4,
     size: Annotated[int, typer.Option(min=16, max=4096, help="Height and width the network sees, in pixels.")] = 224,
     batch_size: Annotated[int, typer.Option(min=2, help="Photos in a batch.")] = 64,
-    weights: Annotated[str, typer.Option(help="Pretrained body: a name that torchvision knows for resnet34, e.g. DEFAULT (downloaded once), a .safetensors file, or none.")] = 'none',
+    arch: Annotated[str, typer.Option(help="Network: a ResNet of torchvision, plain34 or tf_efficientnet_lite0.")] = 'resnet34',
+    weights: Annotated[str, typer.Option(help="Pretrained body: a name that torchvision knows for the network, e.g. DEFAULT (downloaded once), a .safetensors file, lite0, or none.")] = 'none',
     seed: Annotated[int, typer.Option(help="Of the split, the weights and the batches.")] = 42,
     licence: Annotated[str, typer.Option(help="What may be done with the classifier; stands in its file.")] = 'not stated',
     overwrite: Overwrite = False, as_json: Json = False):
@@ -151,7 +155,7 @@ def train(
     matplotlib.use('agg')
     from genderres.all import gender_dls, run_experiment, save_results, summary
     dls = gender_dls(dir, size=size, bs=batch_size, seed=seed)
-    interp = run_experiment(dls, epochs=epochs, weights=None if weights.lower() == 'none' else weights, seed=seed)
+    interp = run_experiment(dls, epochs=epochs, arch=arch, weights=None if weights.lower() == 'none' else weights, seed=seed)
     clf = interp.learn.to_classifier(interp, licence)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix='.') as tmp:
         save_results(interp.learn, interp, tmp)

@@ -1,7 +1,8 @@
 "The shell: what it prints, how it ends, and what survives a kill"
-import json, os, shutil, signal, subprocess, sys, time
+import contextlib, json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import pandas as pd, pytest
+from genderres.cli import _heard_interrupts
 from genderres.data import sample_portraits
 
 exe = Path(sys.executable).parent/('genderres.exe' if sys.platform == 'win32' else 'genderres')
@@ -95,6 +96,14 @@ def test_killed_again_and_again(untrained, tmp_path):
     run(*args, '-o', out)
     assert out.read_bytes() == (tmp_path/'straight.csv').read_bytes() and not part.exists()
     assert len(pd.read_csv(out)) == 3600
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='signals work differently there')
+def test_a_swallowed_interrupt_comes_again():
+    start = time.time()
+    with pytest.raises(KeyboardInterrupt), _heard_interrupts():
+        with contextlib.suppress(KeyboardInterrupt): os.kill(os.getpid(), signal.SIGINT)   # as a finaliser does
+        time.sleep(60)
+    assert 4 < time.time() - start < 30
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='signals work differently there')
 def test_training_interrupted_leaves_nothing(photos, tmp_path):
