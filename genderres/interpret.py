@@ -50,13 +50,13 @@ class GenderInterpretation(ClassificationInterpretation):
         vars(learn.recorder).update(curves)   # `get_preds` forgets the training curves
         return cls(learn, dl, losses, act, preds, targs)
 
-# %% ../nbs/02_interpret.ipynb #4375d394
+# %% ../nbs/02_interpret.ipynb #26afedce
 @patch
 def to_df(self:GenderInterpretation
 ) -> pd.DataFrame: # `file`, `label`, `prediction`, `probability` (of the prediction), `loss`; largest loss first
     "Every photo with its label, prediction and loss"
     names = np.array(self.vocab)
-    df = pd.DataFrame(dict(file=self.dl.items['file'].values, label=names[self.targs], prediction=names[self.decoded],
+    df = pd.DataFrame(dict(file=self.dl.items['file'].values, label=names[np.asarray(self.targs)], prediction=names[np.asarray(self.decoded)],
                            probability=self.preds.max(1).values, loss=self.losses))
     return df.sort_values('loss', ascending=False, ignore_index=True, kind='stable')
 
@@ -73,13 +73,13 @@ def score_table(
     return pd.DataFrame({k: [v.sum(), len(v), *wilson(v.sum(), len(v))] for k,v in rows.items()},
                         index=['right', 'n', 'share', 'low', 'high']).T.astype(dict(right=int, n=int))
 
-# %% ../nbs/02_interpret.ipynb #8a70b410
+# %% ../nbs/02_interpret.ipynb #e198c841
 @patch
 def scores(self:GenderInterpretation
 ) -> pd.DataFrame: # See `score_table`
     "Accuracy and recall of each class, with 95 % intervals"
     names = np.array(self.vocab, object)
-    return score_table(names[self.targs], names[self.decoded], self.vocab)
+    return score_table(names[np.asarray(self.targs)], names[np.asarray(self.decoded)], self.vocab)
 
 # %% ../nbs/02_interpret.ipynb #3ca68a7e
 def summary(
