@@ -5,12 +5,17 @@
 # %% auto #0
 __all__ = ['presented', 'hidden', 'walk', 'PhotoProblem', 'image_problem', 'read_photo', 'to_pixels']
 
-# %% ../nbs/00b_reader.ipynb #eab60fb5
+# %% ../nbs/00b_reader.ipynb #b211dacb
 import io, os
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+try:
+    from pillow_heif import register_heif_opener
+    register_heif_opener()
+except ImportError: pass   # an extra, see `_open`
 
 # %% ../nbs/00b_reader.ipynb #de9935a6
 def hidden(
@@ -52,7 +57,24 @@ def _check_file(file):
     if not file.is_file(): raise PhotoProblem('a folder' if file.is_dir() else 'not a regular file')
     if file.stat().st_size == 0: raise PhotoProblem('empty file')
 
-# %% ../nbs/00b_reader.ipynb #acbd3b67
+# %% ../nbs/00b_reader.ipynb #0fed985c
+def _open(source):
+    "Pillow's image, not yet decoded, for a path or a file of bytes"
+    try: im = Image.open(source)
+    except UnidentifiedImageError:
+        with (source if isinstance(source, io.BytesIO) else open(source, 'rb')) as f:
+            f.seek(0)
+            start = f.read(12)
+        if start[4:8] == b'ftyp' and start[8:] in (b'heic', b'heix', b'hevc', b'heim', b'heis', b'mif1', b'msf1'):
+            raise PhotoProblem("a HEIC photo: `pip install 'genderres[heic]'` to read it") from None
+        raise
+    except Image.DecompressionBombError: raise PhotoProblem(_too_many('far more')) from None
+    if Image.MAX_IMAGE_PIXELS and im.width*im.height > Image.MAX_IMAGE_PIXELS: raise PhotoProblem(_too_many(f'{im.width} x {im.height},'))
+    return im
+
+def _too_many(n): return f'too many pixels: {n} where PIL.Image.MAX_IMAGE_PIXELS is {Image.MAX_IMAGE_PIXELS}'
+
+# %% ../nbs/00b_reader.ipynb #958d6188
 def image_problem(
     file:str|Path # Path of a file
 ) -> str: # Why it cannot be used as a photo; empty if it can
@@ -60,22 +82,40 @@ def image_problem(
     try:
         with _in_few_words():
             _check_file(Path(file))
-            with Image.open(file) as im:
+            with _open(file) as im:
                 im.draft('RGB', (32, 32))
                 im.load()
     except PhotoProblem as e: return str(e)
     return ''
 
-# %% ../nbs/00b_reader.ipynb #00508899
+# %% ../nbs/00b_reader.ipynb #bb92fb4f
+def _eight_bits(x):
+    "Grey values of 16 or 32 bits or as floats, to 0..255"
+    whole, x = x.dtype.kind != 'f', np.nan_to_num(x.astype(np.float32))
+    top = x.max(initial=0)
+    return Image.fromarray(np.clip(x/256 if top > 255 else x if whole or top > 1 else x*255, 0, 255).astype(np.uint8))
+
+@lru_cache(maxsize=32)
+def _to_srgb(profile, mode):
+    "The conversion from an ICC profile; None if it says sRGB or cannot be used"
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if 'sRGB' in ImageCms.getProfileDescription(source): return None
+        return ImageCms.buildTransform(source, ImageCms.createProfile('sRGB'), mode, 'RGB')
+    except (ImageCms.PyCMSError, OSError, ValueError): return None
+
 def _rgb(im):
-    "`im` upright, opaque and in RGB"
+    "`im` upright, opaque and in sRGB"
     try: im = ImageOps.exif_transpose(im)
     except Exception: pass   # a note that cannot be read is no reason to lose the photo
-    if im.mode.startswith('I;16'): im = Image.fromarray((np.asarray(im) >> 8).astype(np.uint8))
+    profile = im.info.get('icc_profile')
+    if im.mode.startswith('I') or im.mode == 'F': im = _eight_bits(np.asarray(im))
     if im.has_transparency_data: im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im.convert('RGBA'))
-    return im.convert('RGB')
+    if im.mode not in ('RGB', 'CMYK', 'L'): im = im.convert('RGB')
+    convert = _to_srgb(profile, im.mode) if profile else None
+    return ImageCms.applyTransform(im, convert) if convert else im.convert('RGB')
 
-# %% ../nbs/00b_reader.ipynb #4e3b97f2
+# %% ../nbs/00b_reader.ipynb #dc45cd61
 def _from_array(x):
     if x.dtype != np.uint8 or x.ndim not in (2, 3) or x.ndim == 3 and x.shape[2] not in (3, 4) or not x.size:
         raise PhotoProblem(f'an array {x.shape} of {x.dtype}: uint8 of shape (h, w), (h, w, 3) or (h, w, 4) is expected')
@@ -93,7 +133,7 @@ def read_photo(
             source = io.BytesIO(source)
         elif isinstance(source, (str, Path)): _check_file(Path(source))
         else: raise PhotoProblem(f'a photo cannot be read from {type(source).__name__}')
-        with Image.open(source) as im: return _rgb(im)
+        with _open(source) as im: return _rgb(im)
 
 # %% ../nbs/00b_reader.ipynb #1f44d33e
 def to_pixels(
