@@ -28,7 +28,7 @@ def kaggle_photos(
     while len(sub := [o for o in dest.iterdir() if not hidden(o.name)]) == 1 and sub[0].is_dir(): dest = sub[0]
     return dest
 
-# %% ../nbs/00_data.ipynb #ba903d2c
+# %% ../nbs/00_data.ipynb #6046a53d
 _split_names = {**{o:'train' for o in ('train','training')}, **{o:'valid' for o in ('valid','val','validation')},
                 **{o:'test' for o in ('test','testing')}}
 
@@ -46,7 +46,7 @@ def photos_from_folder(
         split = tops.get(f.parts[0]) if at else ''
         inside = len(f.parts) > at+1 and split is not None
         return str(path/f), f.parts[at] if inside else '', split if inside else '', '' if inside else 'not in a class folder'
-    df = pd.DataFrame([row(f) for f in files], columns=['file','label','split','problem'])
+    df = pd.DataFrame([row(f) for f in files], columns=['file','label','split','problem'], dtype=object)   # file names need not be Unicode
     classes = [o for o in folders if len(o.parts)==at+1 and (not at or tops[o.parts[0]])]
     used = {f.parts[:at+1] for f in files if len(f.parts) > at+1}
     if empty := [str(path/o) for o in classes if o.parts not in used]:
@@ -94,7 +94,7 @@ def _labels(labels, files):
                          "label it, or leave it out of what you pass")
     return words
 
-# %% ../nbs/00_data.ipynb #69060492
+# %% ../nbs/00_data.ipynb #abcdc32e
 def photos_from_func(
     path:str|Path, # Folder whose files are taken, at any depth
     label_func:Callable # `Path` → label; a missing or blank label is an error
@@ -102,7 +102,7 @@ def photos_from_func(
     "Photos labelled by a function of their path"
     files = [Path(path)/o for o in walk(path)[0]]
     labels = _labels([label_func(o) for o in files], files)
-    return pd.DataFrame(dict(file=[str(o) for o in files], label=labels, split='', problem=''))
+    return pd.DataFrame(dict(file=[str(o) for o in files], label=labels, split='', problem=''), dtype=object)
 
 # %% ../nbs/00_data.ipynb #caaa05cf
 def check_photos(
@@ -189,7 +189,7 @@ def gender_block(
                      get_x=ColReader('file'), get_y=ColReader('label'), item_tfms=CropOrWhole(size, p=crop_p),
                      batch_tfms=[Flip(p=.5), Normalize.from_stats(*imagenet_stats)])
 
-# %% ../nbs/00_data.ipynb #efb083a7
+# %% ../nbs/00_data.ipynb #97b439bb
 def photos_from_source(
     source:str|Path|pd.DataFrame, # Folder of photos, CSV file, or table with a row for each photo
     label_func:Callable=None, # Gives the label for a `Path`, where the folders do not
@@ -212,7 +212,7 @@ def photos_from_source(
 def _warn_left_out(photos):
     out = photos[photos.split == 'left out']
     if not len(out): return
-    some = '; '.join(f"{r.file} ({r.problem})" for r in out.head(5).itertuples())
+    some = '; '.join(f"{r.file} ({r.problem})" for r in out.head(5).itertuples()).encode('utf-8', 'backslashreplace').decode()
     warnings.warn(f"{len(out)} of {len(photos)} files left out, and left where they are: {some}"
                   + ('; …' if len(out) > 5 else '') + ". All of them: dls.photos[dls.photos.problem != '']", stacklevel=3)
 

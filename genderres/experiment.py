@@ -20,7 +20,7 @@ def epoch_table(
     names = [o for o in learn.recorder.metric_names if o not in ('epoch', 'time')]
     return pd.DataFrame(learn.recorder.values, columns=names).rename_axis('epoch')
 
-# %% ../nbs/02a_experiment.ipynb #ec567027
+# %% ../nbs/02a_experiment.ipynb #341f031b
 def _save_fig(fig, file):
     fig.savefig(file, dpi=120, bbox_inches='tight')
     plt.close(fig)
@@ -53,7 +53,7 @@ def save_results(
             'top_losses': interp.plot_top_losses(k)}
     for name,fig in figs.items(): _save_fig(fig, out/f'{name}.png')
     epoch_table(learn).to_csv(out/'epochs.csv')
-    interp.to_df().to_csv(out/'top_losses.csv', index=False)
+    interp.to_df().to_csv(out/'top_losses.csv', index=False, errors='surrogateescape')
     interp.scores().to_csv(out/'scores.csv', index_label='score')
     return out
 

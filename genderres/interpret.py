@@ -50,13 +50,13 @@ class GenderInterpretation(ClassificationInterpretation):
         vars(learn.recorder).update(curves)   # `get_preds` forgets the training curves
         return cls(learn, dl, losses, act, preds, targs)
 
-# %% ../nbs/02_interpret.ipynb #26afedce
+# %% ../nbs/02_interpret.ipynb #36a3b980
 @patch
 def to_df(self:GenderInterpretation
 ) -> pd.DataFrame: # `file`, `label`, `prediction`, `probability` (of the prediction), `loss`; largest loss first
     "Every photo with its label, prediction and loss"
     names = np.array(self.vocab)
-    df = pd.DataFrame(dict(file=self.dl.items['file'].values, label=names[np.asarray(self.targs)], prediction=names[np.asarray(self.decoded)],
+    df = pd.DataFrame(dict(file=self.dl.items['file'].reset_index(drop=True), label=names[np.asarray(self.targs)], prediction=names[np.asarray(self.decoded)],
                            probability=self.preds.max(1).values, loss=self.losses))
     return df.sort_values('loss', ascending=False, ignore_index=True, kind='stable')
 

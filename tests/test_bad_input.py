@@ -1,8 +1,9 @@
 "Bad input: a message that names the file or argument and the way out; nothing on disk changes"
-import contextlib, hashlib, shutil, socket, sys, time
+import contextlib, hashlib, os, shutil, socket, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from genderres.data import gender_dls, image_problem, kaggle_photos, photos_from_folder, sample_portraits
+from genderres.experiment import save_results
 from genderres.learner import gender_learner
 
 def snapshot(path): return {o: (o.stat().st_mtime_ns, hashlib.sha1(o.read_bytes()).hexdigest() if o.is_file() else '') for o in sorted(path.rglob('*'))}
@@ -95,6 +96,16 @@ def test_odd_names(photos, four_lines, tmp_path):
     (odd/'women').ls()[0].rename(odd/'women'/'señora 1 (copie) 😀.jpg')
     dls, _ = four_lines(odd)
     assert dls.vocab == ['hommes âgés 👨', 'women']
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='only there may names be any bytes')
+def test_names_that_are_not_unicode(photos, four_lines, tmp_path):
+    for c in ('men', 'women'):
+        for i,o in enumerate((photos/c).ls()): o.rename(os.fsdecode(os.fsencode(photos/c) + b'/\xff\xfe%d.jpg' % i))
+    (photos/'men'/os.fsdecode(b'\xffbad.jpg')).write_bytes(b'no image')
+    with pytest.warns(UserWarning, match=r'1 of 21 .*udcff'): dls, interp = four_lines(photos)
+    save_results(interp.learn, interp, tmp_path/'out')
+    assert len(pd.read_csv(tmp_path/'out'/'top_losses.csv', encoding_errors='surrogateescape', dtype=dict(file=object))) == len(dls.valid_ds)
+    assert len(gender_dls(photos, lambda o: o.parent.name, num_workers=0).photos) == 21
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='links need rights there')
 def test_linked_class_folders_and_loops(photos, tmp_path):
