@@ -229,7 +229,7 @@ def export(model: Model,
     if int8: text += "\nOn {photos} photos it was not trained on: {right_int8} right, {right_float} before".format(**data['int8'])
     return data, text
 
-# %% ../nbs/04_cli.ipynb #ace8f413
+# %% ../nbs/04_cli.ipynb #9bd72049
 def _lines(facts, indent=0):
     "Nested facts as text"
     for k,v in facts.items():
@@ -254,7 +254,8 @@ def demo(out: Annotated[Path, typer.Argument(help="Folder for plots and tables."
     matplotlib.use('agg')
     from genderres.experiment import demo
     scores = demo(out)
-    return {r.pop('score'): r for r in _records(scores.reset_index(names='score'))}, ''
+    data = {r.pop('score'): r for r in _records(scores.reset_index(names='score'))}
+    return data, f"{scores.right['accuracy']} of {scores.n['accuracy']} portraits right; plots and tables are in {out}"
 
 # %% ../nbs/04_cli.ipynb #192ec058
 _UsageError = typer.BadParameter.__mro__[1]
