@@ -90,7 +90,8 @@ class Views(Dataset):
     "Endless views of decoded photos; view `i` is the same whenever it is asked for"
     def __init__(self,
         files,   # Photos
-        size,    # Pixels of a view's side
+        sizes,   # Pixels of a view's side; several: batch after batch takes the next
+        bs,      # Views in a batch
         n,       # How many views
         box,     # Face boxes, as shares of width and height; zeros: no face
         p,       # Chance of each photo
@@ -98,7 +99,7 @@ class Views(Dataset):
         rough=False, # Blur, JPEG and saturation too
         seed=0,
     ):
-        self.size, self.n, self.box, self.close, self.rough, self.seed, self.start = size, n, box, close, rough, seed, 0
+        self.sizes, self.bs, self.n, self.box, self.close, self.rough, self.seed, self.start = sizes, bs, n, box, close, rough, seed, 0
         self.cum = np.cumsum(p)
         self.ims = [np.asarray(Image.open(f).convert('RGB')) for f in files]
     def __len__(self): return self.n
@@ -116,20 +117,20 @@ class Views(Dataset):
         x, y = min(max(x, 0), w-cw), min(max(y, 0), h-ch)
         return x, y, x+cw, y+ch
     def __getitem__(self, i):
-        r = np.random.default_rng([self.seed, self.start + i])
+        r, size = np.random.default_rng([self.seed, self.start + i]), self.sizes[(self.start + i)//self.bs % len(self.sizes)]
         k = min(int(np.searchsorted(self.cum, r.random())), len(self.ims)-1)
         a, f = self.ims[k], self.box[k]; h,w = a.shape[:2]
         x0, y0, x1, y1 = self.crop(r, w, h, f)
         ox, oy = int(x0), int(y0)
         im = Image.fromarray(a[oy:math.ceil(y1), ox:math.ceil(x1)])
-        im = im.resize((self.size, self.size), Image.BILINEAR, box=(x0-ox, y0-oy, min(x1-ox, im.width), min(y1-oy, im.height)))
+        im = im.resize((size, size), Image.BILINEAR, box=(x0-ox, y0-oy, min(x1-ox, im.width), min(y1-oy, im.height)))
         if r.random() < .5: im = im.transpose(Image.FLIP_LEFT_RIGHT)
         if r.random() < .5: im = ImageEnhance.Brightness(im).enhance(r.uniform(.6, 1.4))
         if r.random() < .3: im = ImageEnhance.Contrast(im).enhance(r.uniform(.6, 1.4))
         if self.rough and r.random() < .3: im = ImageEnhance.Color(im).enhance(r.uniform(.3, 1.7))
         if r.random() < .1: im = im.convert('L').convert('RGB')
         if self.rough and r.random() < .25:                          # a small photo, enlarged
-            s = int(self.size*r.uniform(.3, .8)); im = im.resize((s, s), Image.BILINEAR).resize((self.size,)*2, Image.BILINEAR)
+            s = int(size*r.uniform(.3, .8)); im = im.resize((s, s), Image.BILINEAR).resize((size, size), Image.BILINEAR)
         if self.rough and r.random() < .2:
             b = io.BytesIO(); im.save(b, 'jpeg', quality=int(r.integers(15, 60))); im = Image.open(b)
         inside = max(0, min(x1, f[2]*w) - max(x0, f[0]*w))*max(0, min(y1, f[3]*h) - max(y0, f[1]*h))
@@ -195,7 +196,7 @@ def main():
     p.add_argument('--out', required=True, help='folder for checkpoints and the log')
     p.add_argument('--faces', help="faces.py's file: adds the face teacher")
     p.add_argument('--start', help='safetensors body to start from')
-    p.add_argument('--size', type=int, default=128, help='pixels of a view')
+    p.add_argument('--size', default='128', help='pixels of a view; 128,160,224: batch after batch takes the next')
     p.add_argument('--views', type=int, default=500_000, help='how many views in all')
     p.add_argument('--until', help='stop at this time instead, as 2026-01-31T17:50; the schedule follows the clock')
     p.add_argument('--lr', type=float, default=1e-3); p.add_argument('--bs', type=int, default=64)
@@ -226,7 +227,7 @@ def main():
     files = photos(root); box, desc = face_table(a.faces, files, root); has = box[:,2] > 0
     fair = np.full(len(files), 1/len(files)) if a.plain or not a.faces else odds(files, has, desc, root)
     desc = principal(desc, fair*has).to(dev) if a.faces else desc[:,:AXES]
-    ds = Views(files, a.size, a.views, box, fair, a.close, not a.plain)
+    ds = Views(files, [int(o) for o in a.size.split(',')], a.bs, a.views, box, fair, a.close, not a.plain)
     step, steps, begin, st, ck = 0, a.views//a.bs, time.time(), None, out/'last.pt'
     until = datetime.fromisoformat(a.until).timestamp() if a.until else None
     print(len(files), 'photos,', int(has.sum()), 'faces', flush=True)
@@ -236,7 +237,7 @@ def main():
         for o,d in zip(opts, s['opts']): o.load_state_dict(d)
         print('going on from step', step, flush=True)
     else:
-        fs = [teacher(x.to(dev)) for x in torch.stack([ds[i][0] for i in range(512)]).permute(0,3,1,2).float().split(64)]
+        fs = [teacher(x.to(dev)) for x in torch.stack([ds[i*len(ds.sizes)*a.bs][0] for i in range(512)]).permute(0,3,1,2).float().split(64)]
         st = [(f.mean(d, keepdim=True), f.std(d, keepdim=True)+1e-3) for f in map(torch.cat, zip(*fs))
               for d in [[i for i in range(f.ndim) if i != 1]]]
     ds.start = step*a.bs; ds.n = 10**9 if until else (steps-step)*a.bs
@@ -246,7 +247,7 @@ def main():
         torch.save(dict(student=student.state_dict(), ema=ema.state_dict(), opts=[o.state_dict() for o in opts], step=step, stats=st, begin=begin), tmp)
         os.replace(tmp, ck)
         save_file({k: v.half().contiguous() if v.is_floating_point() else v for k,v in ema.module.body.state_dict().items()}, out/'body.tmp',
-                  metadata=dict(arch='resnet34', views=str(step*a.bs), size=str(a.size), parts=','.join(parts)))
+                  metadata=dict(arch='resnet34', views=str(step*a.bs), size=a.size, parts=','.join(parts)))
         os.chmod(out/'body.tmp', 0o644); os.replace(out/'body.tmp', out/'body.safetensors')
     t0, run, lr = time.time(), [], 0.
     for x,k,seen in DataLoader(ds, batch_size=a.bs, num_workers=1, prefetch_factor=4):
