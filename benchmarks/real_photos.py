@@ -22,7 +22,7 @@ class CpuBf16(Callback):
 
 def measure(folder, epochs, seed, arch, weights, bf16):
     "One row of results: `epochs` on `folder`, scored on its test part, else on its validation part"
-    dls = gender_dls(folder)
+    dls = gender_dls(folder, split='random')
     start = time.time()
     interp = run_experiment(dls, epochs=epochs, seed=seed, arch=arch, weights=weights, cbs=CpuBf16() if bf16 else None)
     seconds = time.time() - start

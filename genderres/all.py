@@ -1,6 +1,8 @@
 "Everything a notebook needs: `from genderres.all import *`"
 from fastai.vision.all import *
 from .portraits import *
+from .duplicates import *
+from .congress import *
 from .data import *
 from .learner import *
 from .interpret import *

@@ -91,7 +91,7 @@ def _verb(
         return f
     return deco
 
-# %% ../nbs/04_cli.ipynb #53be7f10
+# %% ../nbs/04_cli.ipynb #0ba152b0
 Dir = Annotated[Path, typer.Argument(exists=True, help="Folder with a folder of photos for each class (or train/, valid/, test/ with these), or a CSV file.")]
 Model = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Classifier: a .safetensors or .onnx file.")]
 Json = Annotated[bool, typer.Option('--json', help="Print JSON, for programs.")]
@@ -115,26 +115,24 @@ def _load(file, device=None):
     return GenderClassifier.load(file, device)
 
 def _listed(problems, most=20):
-    "A line for each (file, problem), up to `most`"
+    "A line for each file and what is wrong with it, up to `most`"
     rest = f'\n  ... and {len(problems) - most} more: --json lists them all' if len(problems) > most else ''
-    return '\n'.join(f'  {o.file}: {o.problem}' for o in problems.head(most).itertuples()) + rest
+    return '\n'.join(f'  {o.file}: {o.detail}' for o in problems.head(most).itertuples()) + rest
 
 def _records(table): return table.astype(object).where(table.notna(), None).to_dict('records')
 
-# %% ../nbs/04_cli.ipynb #dd54b037
+# %% ../nbs/04_cli.ipynb #0e05ac2b
 @_verb('genderres check photos')
 def check(dir: Dir, as_json: Json = False):
-    "Read every photo and say which can be used. Nothing is changed."
-    import pandas as pd
-    from genderres.data import check_photos, photos_from_source
-    photos = check_photos(photos_from_source(dir))
-    bad = photos[photos.problem != '']
-    counts = pd.crosstab(photos.label.replace('', '(no class)'), (photos.problem == '').map({True: 'usable', False: 'left out'})).reindex(columns=['usable', 'left out'], fill_value=0)
-    data = dict(files=len(photos), usable=counts['usable'].to_dict(), left_out=_records(bad[['file', 'label', 'problem']]))
-    counts.index.name = counts.columns.name = None
-    return data, f'{len(photos)} files in {dir}\n\n{counts}' + (f'\n\nleft out, and left where they are:\n{_listed(bad)}' if len(bad) else '') + f'\n({presented})'
+    "Read every photo and say what is odd about it: damaged, tiny, blank, copies, copies filed under two labels. Nothing is changed."
+    from genderres.data import check_images, check_summary
+    table = check_images(dir, verbose=False)
+    odd, out = table[table.problem != ''], table[table.id == '']
+    data = dict(files=len(table), usable=table[table.id != ''].label.value_counts().sort_index().to_dict(), copies=table.attrs,
+                left_out=_records(out[['file', 'label', 'problem', 'detail']]), odd=_records(odd[['file', 'label', 'problem', 'detail']]))
+    return data, f'{dir}: {check_summary(table)}' + (f'\n\nleft out, and left where they are:\n{_listed(out)}' if len(out) else '')
 
-# %% ../nbs/04_cli.ipynb #5f452bfb
+# %% ../nbs/04_cli.ipynb #31db5f50
 @_verb('genderres train photos -o mine.safetensors', 'nothing was written; the same command begins again')
 def train(
     dir: Dir,
@@ -145,6 +143,8 @@ def train(
     arch: Annotated[str, typer.Option(help="Network: a ResNet of torchvision, plain34 or tf_efficientnet_lite0.")] = 'resnet34',
     weights: Annotated[str, typer.Option(help="Pretrained body: a name that torchvision knows for the network, e.g. DEFAULT (downloaded once), a .safetensors file, lite0, or none.")] = 'none',
     seed: Annotated[int, typer.Option(help="Of the split, the weights and the batches.")] = 42,
+    split: Annotated[str, typer.Option(help="grouped: copies of a photo stay on one side; random: the paper's; or a split.csv of an earlier training.")] = 'grouped',
+    decisions: Annotated[Path, typer.Option(help="CSV of labels to change and photos to exclude, with columns file or id, and decision.")] = None,
     licence: Annotated[str, typer.Option(help="What may be done with the classifier; stands in its file.")] = 'not stated',
     overwrite: Overwrite = False, as_json: Json = False):
     "Train a 34-layer residual network, evaluate it on photos it has not seen, and write a classifier."
@@ -153,12 +153,13 @@ def train(
     if results.exists() and not overwrite: _stop(f"{results} exists, where plots and tables would go: choose another name, or say --overwrite", 2)
     import matplotlib
     matplotlib.use('agg')
-    from genderres.all import gender_dls, run_experiment, save_results, summary
-    dls = gender_dls(dir, size=size, bs=batch_size, seed=seed)
+    from genderres.all import gender_dls, run_experiment, save_results, save_split, summary
+    dls = gender_dls(dir, size=size, bs=batch_size, seed=seed, split=split, decisions=decisions)
     interp = run_experiment(dls, epochs=epochs, arch=arch, weights=None if weights.lower() == 'none' else weights, seed=seed)
     clf = interp.learn.to_classifier(interp, licence)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix='.') as tmp:
         save_results(interp.learn, interp, tmp)
+        save_split(dls, Path(tmp)/'split.csv')
         clf.save(output, overwrite)
         results.mkdir(exist_ok=True)
         for o in Path(tmp).iterdir(): o.replace(results/o.name)

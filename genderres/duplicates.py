@@ -55,7 +55,7 @@ def _describe(
 
 def _mirror(k, keep=slice(1, None)): return ((-1.)**(np.arange(k*k) % k)).astype(np.float32)[keep]   # odd frequencies change sign
 
-# %% ../nbs/00c_duplicates.ipynb #d1584c95
+# %% ../nbs/00c_duplicates.ipynb #6dd6aba5
 _low = np.argsort([a+b + .01*max(a, b) for a,b in product(range(5), range(5))], kind='stable')[1:21]   # of 5x5, the twenty lowest
 
 def _coarse_parts():
@@ -88,8 +88,8 @@ def _candidates(
         return np.stack([i[first] + s, j[first]])
     with ThreadPoolExecutor(os.cpu_count()) as ex: pairs = np.concatenate(list(ex.map(block, range(0, n, rows))), axis=1)
     which = [np.einsum('fnd,pnd->npf', np.stack([full[i], full[i]*mirror]), descs[:,j]).reshape(len(i), -1).argmax(1)
-             for i,j in np.split(pairs, range(2048, pairs.shape[1], 2048), axis=1)]
-    return np.stack([*pairs, np.concatenate(which)], axis=1)
+             for i,j in np.split(pairs, range(2048, pairs.shape[1], 2048), axis=1) if len(i)]
+    return np.stack([*pairs, np.concatenate([np.zeros(0, int), *which])], axis=1)
 
 # %% ../nbs/00c_duplicates.ipynb #5791f21c
 _edges = np.eye(4, dtype=int)

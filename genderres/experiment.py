@@ -77,14 +77,14 @@ def run_experiment(
     if out is not None: save_results(learn, interp, out)
     return interp
 
-# %% ../nbs/02a_experiment.ipynb #2d7437c7
+# %% ../nbs/02a_experiment.ipynb #d6875ef4
 def demo(
     out:str='demo', # Folder for the plots and tables
     n:int=1600 # How many portraits to draw
 ) -> pd.DataFrame: # The scores
     "Draw portraits, train four epochs from scratch, show where the network errs"
     print(f'Drawing {n} cartoon portraits ...')
-    dls = gender_dls(sample_portraits(n=n), size=96, bs=16)
+    dls = gender_dls(sample_portraits(n=n), size=96, bs=16, split='random')   # as in the paper; no drawn portrait is a copy
     print(f"They lie in {Path(dls.photos.file[0]).parent.parent}:\n")
     print(pd.crosstab(dls.photos.label, dls.photos.split, margins=True), '\n')
     out = Path(out)

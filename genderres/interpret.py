@@ -21,7 +21,7 @@ def wilson(
     ci = binomtest(int(right), int(n)).proportion_ci(method='wilson')
     return right/n, float(ci.low), float(ci.high)
 
-# %% ../nbs/02_interpret.ipynb #4c700a40
+# %% ../nbs/02_interpret.ipynb #603b2a75
 class GenderInterpretation(ClassificationInterpretation):
     "A `ClassificationInterpretation` that asks the network once"
     def __init__(self,
@@ -48,6 +48,7 @@ class GenderInterpretation(ClassificationInterpretation):
         curves = {k: v for k,v in vars(learn.recorder).items() if k in learn.recorder._stateattrs}
         preds, targs, losses = learn.get_preds(dl=dl, with_loss=True, act=act)
         vars(learn.recorder).update(curves)   # `get_preds` forgets the training curves
+        if (weight := getattr(getattr(learn.loss_func, 'func', None), 'weight', None)) is not None: losses = losses/weight.cpu()[targs]   # of `class_weights`
         return cls(learn, dl, losses, act, preds, targs)
 
 # %% ../nbs/02_interpret.ipynb #36a3b980
