@@ -41,7 +41,7 @@ def test_the_whole_way(tmp_path):
     assert {o.name for o in (tmp_path/'m').iterdir()} == {'loss.png', 'learning_rate.png', 'confusion_matrix.png', 'top_losses.png', 'top_losses.csv', 'epochs.csv', 'scores.csv'}
     facts = go('info', 'm.safetensors')
     assert facts['trained']['licence'] == 'mine' and facts['trained']['scores'] == res['scores']
-    assert go('evaluate', 'm.safetensors', 'other')['scores'] == res['scores']   # the same eight photos
+    assert go('evaluate', 'm.safetensors', 'other')['scores'] == res['scores']   # the same photos
     made = go('export', 'm.safetensors', '-o', 'm.onnx', '--photos', 'photos')
     assert made['photos'] == made['same_label'] == 40 and made['largest_difference'] < 1e-4
     assert go('predict', 'm.onnx', 'photos', '-o', 'a.csv') == {**go('predict', 'm.safetensors', 'photos', '-o', 'b.csv'), 'output': 'a.csv'}
