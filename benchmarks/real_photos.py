@@ -10,6 +10,7 @@ import pandas as pd, torch
 from genderres.all import Callback, GenderInterpretation, gender_dls, run_experiment
 
 results = Path(__file__).with_suffix('.csv')
+keys = ['network', 'weights', 'class_weights', 'set', 'epochs', 'seed']
 
 class CpuBf16(Callback):
     "The forward pass in bfloat16 on a CPU; fastai's own MixedPrecision knows only CUDA"
@@ -20,15 +21,15 @@ class CpuBf16(Callback):
         self.autocast.__exit__(None, None, None)
         self.learn.pred = self.pred.float()
 
-def measure(folder, epochs, seed, arch, weights, bf16):
+def measure(folder, epochs, seed, arch, weights, class_weights, bf16):
     "One row of results: `epochs` on `folder`, scored on its test part, else on its validation part"
     dls = gender_dls(folder, split='random')
     start = time.time()
-    interp = run_experiment(dls, epochs=epochs, seed=seed, arch=arch, weights=weights, cbs=CpuBf16() if bf16 else None)
+    interp = run_experiment(dls, epochs=epochs, seed=seed, arch=arch, weights=weights, class_weights=class_weights, cbs=CpuBf16() if bf16 else None)
     seconds = time.time() - start
     if len(dls.loaders) > 2: interp = GenderInterpretation.from_learner(interp.learn, ds_idx=2)
     scores = interp.scores()
-    row = dict(network=arch, weights=weights or 'none', set=folder.name, n_train=len(dls.train_ds), part='test' if len(dls.loaders) > 2 else 'validation', epochs=epochs, seed=seed,
+    row = dict(network=arch, weights=weights or 'none', class_weights=class_weights or 'none', set=folder.name, n_train=len(dls.train_ds), part='test' if len(dls.loaders) > 2 else 'validation', epochs=epochs, seed=seed,
                n=scores.n['accuracy'], majority=scores.n[1:].max()/scores.n['accuracy'])
     for name,key in zip(scores.index, ['accuracy', 'recall_men', 'recall_women']):
         row |= {key: scores.share[name], f'{key}_low': scores.low[name], f'{key}_high': scores.high[name]}
@@ -40,18 +41,19 @@ def main():
     parser.add_argument('--sets', nargs='+', default=['congress', 'wild'])
     parser.add_argument('--arch', default='resnet34')
     parser.add_argument('--weights', help='as gender_learner takes them; default: from scratch')
+    parser.add_argument('--class-weights', choices=['balanced'], help='default: every photo counts alike')
     parser.add_argument('--epochs', nargs='+', type=int, default=[4, 12])
     parser.add_argument('--seeds', nargs='+', type=int, default=[42])
     parser.add_argument('--hardware', default='unknown', help='the machine, in words')
     parser.add_argument('--bf16', action='store_true')
     args = parser.parse_args()
-    done = pd.read_csv(results, keep_default_na=False) if results.exists() else pd.DataFrame(columns=['network', 'weights', 'set', 'epochs', 'seed'])
+    done = pd.read_csv(results, keep_default_na=False) if results.exists() else pd.DataFrame(columns=keys)
     for epochs in args.epochs:
         for name in args.sets:
             for seed in args.seeds:
-                key = [args.arch, args.weights or 'none', name, epochs, seed]
-                if (done[['network', 'weights', 'set', 'epochs', 'seed']] == key).all(axis=1).any(): continue
-                row = measure(args.data/name, epochs, seed, args.arch, args.weights, args.bf16) | dict(hardware=args.hardware)
+                key = [args.arch, args.weights or 'none', args.class_weights or 'none', name, epochs, seed]
+                if (done[keys] == key).all(axis=1).any(): continue
+                row = measure(args.data/name, epochs, seed, args.arch, args.weights, args.class_weights, args.bf16) | dict(hardware=args.hardware)
                 done = pd.DataFrame([*done.to_dict('records'), row])
                 done.to_csv(results, index=False)
                 print(pd.Series(row), flush=True)

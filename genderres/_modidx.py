@@ -264,4 +264,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'genderres.reader.image_problem': ('reader.html#image_problem', 'genderres/reader.py'),
                                   'genderres.reader.read_photo': ('reader.html#read_photo', 'genderres/reader.py'),
                                   'genderres.reader.to_pixels': ('reader.html#to_pixels', 'genderres/reader.py'),
-                                  'genderres.reader.walk': ('reader.html#walk', 'genderres/reader.py')}}}
+                                  'genderres.reader.walk': ('reader.html#walk', 'genderres/reader.py')},
+            'genderres.review': { 'genderres.review.photo_features': ('review.html#photo_features', 'genderres/review.py'),
+                                  'genderres.review.review_labels': ('review.html#review_labels', 'genderres/review.py'),
+                                  'genderres.review.save_review': ('review.html#save_review', 'genderres/review.py'),
+                                  'genderres.review.show_review': ('review.html#show_review', 'genderres/review.py')}}}

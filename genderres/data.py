@@ -302,13 +302,14 @@ def _torn(
     one, two = (photos.split.to_numpy()[pairs[o]] for o in ('one', 'two'))
     return int(((one != two) & (one != 'left out') & (two != 'left out')).sum())
 
-# %% ../nbs/00_data.ipynb #48171217
+# %% ../nbs/00_data.ipynb #62bdf33c
 _endings = Image.registered_extensions()
 _kind_of = dict(MPO='JPEG')   # phones' JPEGs with a second picture inside
 
 def _kind(problem):
     "A few words for the reader's sentence"
-    if problem in ('not an image', 'not in a class folder', 'listed twice', 'excluded'): return problem
+    if problem.startswith('not an image'): return 'not an image'
+    if problem in ('not in a class folder', 'listed twice', 'excluded'): return problem
     if not problem.startswith('damaged image'): return 'unreadable'
     return 'truncated' if re.search('truncated|broken|premature|unexpected end|not enough', problem, re.I) else 'damaged'
 
@@ -337,7 +338,7 @@ def _oddities(
         if max(w, h) > aspect*min(w, h): yield i, 'extreme aspect', f'{w} x {h} pixels'
         if ending and _kind_of.get(kind, kind) != _kind_of.get(_endings.get(ending.lower()), _endings.get(ending.lower())): yield i, 'wrong extension', f'{kind} in a file named {ending}'
 
-# %% ../nbs/00_data.ipynb #6281e6c7
+# %% ../nbs/00_data.ipynb #970c5a95
 @delegates(photos_from_source)
 def check_images(
     source:str|Path|pd.DataFrame, # Folder of photos, CSV file, or table with a row for each photo
@@ -349,10 +350,11 @@ def check_images(
     "Read every file completely and say what is odd about it; nothing is changed"
     photos, thumbs, pairs = _inspect(photos_from_source(source, **kwargs))
     base = os.path.commonpath([str(Path(o).parent) for o in photos.file]) if len(photos) else ''
-    short = photos.assign(file=[os.path.relpath(o, base) for o in photos.file])
-    odd = pd.DataFrame(_oddities(short, thumbs, pairs, tiny, aspect), columns=['row', 'problem', 'detail']).drop_duplicates()
-    said = odd.groupby('row').agg(dict(problem=lambda o: ', '.join(dict.fromkeys(o)), detail='; '.join)).reindex(range(len(photos)), fill_value='')
-    table = photos.assign(problem=said.problem.to_numpy(object), detail=said.detail.to_numpy(object))
+    short = photos.assign(file=pd.Series([os.path.relpath(o, base) for o in photos.file], photos.index, dtype=object))
+    said = [{} for _ in photos.file]
+    for i,kind,detail in _oddities(short, thumbs, pairs, tiny, aspect): said[i].setdefault(kind, detail)
+    words = pd.DataFrame([(', '.join(o), '; '.join(o.values())) for o in said], columns=['problem', 'detail'], index=photos.index, dtype=object)
+    table = photos.drop(columns='problem').join(words)
     table = table[['file', 'label', 'split', 'problem', 'detail', 'width', 'height', 'format', 'bytes', 'group', 'id']]
     plain = split_photos(table.assign(split=''), split='random')
     table.attrs.update(copies=len(pairs), torn=_torn(table, pairs), torn_at_random=_torn(plain, pairs))
@@ -372,7 +374,8 @@ def check_summary(
     kinds = odd.problem.str.split(', ').explode()
     for kind,n in kinds.value_counts().items():
         r = odd.loc[kinds.index[kinds == kind][0]]
-        lines.append(f"{n:7,} {kind:24} {Path(r.file).name}: {r.detail.split('; ')[r.problem.split(', ').index(kind) if r.detail.count('; ') == r.problem.count(', ') else 0]}"[:150])
+        said = r.detail.split('; ')   # one for each problem, unless a file name has a semicolon
+        lines.append(f"{n:7,} {kind:24} {Path(r.file).name}: {said[r.problem.split(', ').index(kind)] if len(said) == r.problem.count(',') + 1 else r.detail}"[:150])
     parts = table.attrs
     if parts['copies'] and (table.split != '').any(): lines.append(f"{parts['copies']:,} pairs of copies; the split that these photos came with tears {parts['torn']:,} of them apart")
     elif parts['copies']: lines.append(f"{parts['copies']:,} pairs of copies; a plain random split of 80 to 20 would tear {parts['torn_at_random']:,} of them apart, split='grouped' none")

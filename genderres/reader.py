@@ -24,14 +24,16 @@ def hidden(
     "Was this put there by a program?"
     return name.startswith('.') or name in ('__MACOSX', 'Thumbs.db', 'desktop.ini')
 
-# %% ../nbs/00b_reader.ipynb #db60be63
+# %% ../nbs/00b_reader.ipynb #839c187b
 def walk(
     path:str|Path # Folder to look into, at any depth
 ) -> tuple: # Lists of all files and of all folders, as paths relative to `path`, sorted within each folder
-    "What lies below `path` and is not hidden; links to folders are followed, but for loops"
+    "What lies below `path` and is not hidden; links to folders are followed, but for loops; `PermissionError` for a folder that may not be read"
     files, folders = [], []
     def loops(d, o): return (os.path.realpath(d) + os.sep).startswith(os.path.realpath(os.path.join(d, o)) + os.sep)
-    for d,ds,fs in os.walk(path, followlinks=True):
+    def refuse(e):
+        if isinstance(e, PermissionError): raise e   # what cannot be looked into may hold anything
+    for d,ds,fs in os.walk(path, followlinks=True, onerror=refuse):
         ds[:] = sorted(o for o in ds if not hidden(o) and not loops(d, o))
         rel = Path(d).relative_to(path)
         folders += [rel/o for o in ds]
@@ -57,7 +59,7 @@ def _check_file(file):
     if not file.is_file(): raise PhotoProblem('a folder' if file.is_dir() else 'not a regular file')
     if file.stat().st_size == 0: raise PhotoProblem('empty file')
 
-# %% ../nbs/00b_reader.ipynb #1ac91695
+# %% ../nbs/00b_reader.ipynb #e1614c08
 def _open(source):
     "Pillow's image, not yet decoded, for a path or an open file"
     try: im = Image.open(source)
@@ -69,6 +71,7 @@ def _open(source):
             raise PhotoProblem("a HEIC photo: `pip install 'genderres[heic]'` to read it") from None
         raise
     except Image.DecompressionBombError: raise PhotoProblem(_too_many('far more')) from None
+    if im.format == 'EPS': raise PhotoProblem('not an image: a PostScript program, which would have to be run')
     if Image.MAX_IMAGE_PIXELS and im.width*im.height > Image.MAX_IMAGE_PIXELS: raise PhotoProblem(_too_many(f'{im.width} x {im.height},'))
     return im
 

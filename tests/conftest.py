@@ -7,7 +7,7 @@ os.environ.setdefault('MPLBACKEND', 'agg')
 import pytest
 from genderres.all import *
 from genderres.portraits import draw_portrait
-from PIL import Image
+from PIL import Image, ImageCms, features
 
 @pytest.fixture
 def photos(tmp_path):
@@ -47,6 +47,22 @@ def awkward(tmp_path):
                         ('YCbCr','jpg'), ('RGB','bmp'), ('RGB','tiff'), ('RGB','ppm'), ('RGB','webp'), ('I;16','png'), ('F','tiff')]:
         im = Image.fromarray(np.asarray(photo.convert('L')).astype(np.uint16)*256) if mode == 'I;16' else photo.convert(mode)
         im.save(put(f'mode {mode.replace(";", "")}.{ending}', None, True))
+    for o in range(2, 9):
+        exif = Image.Exif(); exif[0x112] = o
+        photo.save(put(f'turned {o}.jpg', None, True), exif=exif)
+    photo.convert('LAB').save(put('mode LAB.tiff', None, True))
+    Image.fromarray(np.asarray(photo.convert('L')).astype(np.int32)*2**8).save(put('mode I.tiff', None, True))
+    photo.convert('1').save(put('fax.tiff', None, True), compression='group4')
+    photo.save(put('pages.tiff', None, True), save_all=True, append_images=[photo, photo])
+    photo.save(put('waves.jpg', None, True), progressive=True)
+    photo.save(put('two in one.jpg', None, True), format='MPO', save_all=True, append_images=[photo])
+    photo.save(put('moving.webp', None, True), save_all=True, append_images=[photo.rotate(9)])
+    photo.save(put('moving.png', None, True), save_all=True, append_images=[photo.rotate(9)])
+    for kind in ('ico', 'tga', 'pcx', 'dds'): photo.save(put(f'old.{kind}', None, True))
+    if features.check('jpg_2000'): photo.save(put('new.jp2', None, True))
+    if features.check('avif'): photo.save(put('new.avif', None, True))
+    photo.save(put('no profile.jpg', None, True), icc_profile=b'this is no colour profile')
+    Image.new('CMYK', (64, 64)).save(put('wrong profile.jpg', None, True), icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes())
     frames = [photo.convert('P')]*3
     frames[0].save(put('moving.gif', None, True), save_all=True, append_images=frames[1:])
     photo.save(put('clear.png', None, True), transparency=(0, 0, 0))
@@ -67,6 +83,21 @@ def awkward(tmp_path):
     put('page.jpg', b'<html><img src="a.jpg"></html>', False)
     put('drawing.svg', b'<svg xmlns="http://www.w3.org/2000/svg"/>', False)
     put('zeros.png', bytes(1000), False)
+    put('program.jpg', b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(%pipe%touch owned) (w) file\n', False)
+    put('paper.jpg', b'%PDF-1.7\n', False)
+    put('film.jpg', b'\0\0\0\x18ftypisom' + bytes(500), False)
+    put('album.jpg', b'PK\x03\x04' + good, False)
+    put('half.gif', (path/'mode P.gif').read_bytes()[:200], False)
+    put('half.webp', (path/'mode RGB.webp').read_bytes()[:200], False)
+    put('letters.png', b'\x89PNG\r\n\x1a\n' + b''.join(struct.pack('>I', len(d)) + k + d + struct.pack('>I', zlib.crc32(k + d)) for k,d in [   # unpacks to more than it should
+        (b'IHDR', struct.pack('>IIBBBBB', 8, 8, 8, 2, 0, 0, 0)), (b'zTXt', b'a\0\0' + zlib.compress(bytes(2**24), 9)), (b'IDAT', zlib.compress(bytes(200))), (b'IEND', b'')]), False)
+    with open(put('huge.jpg', None, False), 'wb') as f: f.truncate(2**33)   # eight gigabytes of nothing
+    put('-rf.jpg', good, True)
+    put(' .jpg', good, True)
+    put('%s*[a]?#{0}.jpg', good, True)
+    put('e\u0301te\u0301 decomposed.jpg', good, True)
+    put('right to left \u202egpj.exe', good, True)
+    put('folder.jpg/inside.jpg', good, True)
     put('pickle.jpg', pickle.dumps([1]), False)
     put('bomb.png', b'\x89PNG\r\n\x1a\n' + b''.join(struct.pack('>I', len(d)) + k + d + struct.pack('>I', zlib.crc32(k + d)) for k,d in [
         (b'IHDR', struct.pack('>IIBBBBB', 60000, 60000, 8, 2, 0, 0, 0)), (b'IDAT', zlib.compress(bytes(10**6))), (b'IEND', b'')]), False)
@@ -75,6 +106,9 @@ def awkward(tmp_path):
         put('link.jpg', None, True).symlink_to(path/'no ending')
         put('dangling.jpg', None, False).symlink_to(path/'nowhere')
         put('loop.jpg', None, False).symlink_to(path/'loop.jpg')
+        put('endless.jpg', None, False).symlink_to('/dev/zero')
+        os.link(path/'no ending', put('hard link.jpg', None, True))
+        put('case/A.jpg', good, True); put('case/a.jpg', _jpeg(photo.rotate(90)), True)
         os.mkfifo(put('pipe.jpg', None, False))
         with socket.socket(socket.AF_UNIX) as s, contextlib.chdir(path) if hasattr(contextlib, 'chdir') else contextlib.nullcontext():
             if hasattr(contextlib, 'chdir'): s.bind('s'); put('s', None, False)

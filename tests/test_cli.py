@@ -38,7 +38,7 @@ def test_the_whole_way(tmp_path):
     assert go('check', 'photos')['usable'] == dict(men=20, women=20)
     res = go('train', 'photos', '-o', 'm.safetensors', '--size', 32, '--batch-size', 8, '--epochs', 1, '--licence', 'mine')
     assert sum(sum(o.values()) for o in res['photos'].values()) == 40
-    assert {o.name for o in (tmp_path/'m').iterdir()} == {'loss.png', 'learning_rate.png', 'confusion_matrix.png', 'top_losses.png', 'top_losses.csv', 'epochs.csv', 'scores.csv'}
+    assert {o.name for o in (tmp_path/'m').iterdir()} == {'loss.png', 'learning_rate.png', 'confusion_matrix.png', 'top_losses.png', 'top_losses.csv', 'split.csv', 'epochs.csv', 'scores.csv'}
     facts = go('info', 'm.safetensors')
     assert facts['trained']['licence'] == 'mine' and facts['trained']['scores'] == res['scores']
     assert go('evaluate', 'm.safetensors', 'other')['scores'] == res['scores']   # the same photos
@@ -114,3 +114,16 @@ def test_training_interrupted_leaves_nothing(photos, tmp_path):
     _, err = p.communicate(timeout=60)
     assert p.returncode == 130 and 'the same command begins again' in err and 'Traceback' not in err
     assert [o.name for o in tmp_path.iterdir()] == ['photos']
+
+def test_split_and_decisions(photos, tmp_path):
+    "The split of one training is that of the next; what was excluded is in neither part"
+    go = lambda *args: json.loads(run(*args, '--json', cwd=tmp_path)[0])
+    few = ['train', 'photos', '--size', 32, '--batch-size', 8, '--epochs', 1]
+    go(*few, '-o', 'a.safetensors')
+    first = pd.read_csv(tmp_path/'a'/'split.csv')
+    assert len(first) == 20 and all((tmp_path/'a'/o).is_file() for o in first.file)
+    (tmp_path/'review.csv').write_text(f'file,decision\n{Path(first.file[0]).relative_to("..")},exclude\n')
+    res = go(*few, '-o', 'b.safetensors', '--split', 'a/split.csv', '--seed', 7, '--decisions', 'review.csv')
+    second = pd.read_csv(tmp_path/'b'/'split.csv')
+    assert second.set_index('id').split.to_dict() == first[1:].set_index('id').split.to_dict() and res['left_out'] == 1
+    assert 'no such file' in run(*few, '-o', 'c.safetensors', '--split', 'nowhere.csv', code=1, cwd=tmp_path)[1]
