@@ -85,6 +85,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'genderres.data._decide': ('data.html#_decide', 'genderres/data.py'),
                                 'genderres.data._examined': ('data.html#_examined', 'genderres/data.py'),
                                 'genderres.data._group': ('data.html#_group', 'genderres/data.py'),
+                                'genderres.data._in_parallel': ('data.html#_in_parallel', 'genderres/data.py'),
                                 'genderres.data._inspect': ('data.html#_inspect', 'genderres/data.py'),
                                 'genderres.data._kind': ('data.html#_kind', 'genderres/data.py'),
                                 'genderres.data._labels': ('data.html#_labels', 'genderres/data.py'),

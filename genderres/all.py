@@ -1,7 +1,7 @@
 "Everything a notebook needs: `from genderres.all import *`"
 from fastai.vision.all import *
 from .portraits import *
-from .duplicates import *
+from .duplicates import near_pairs, thumbnail
 from .congress import *
 from .data import *
 from .learner import *

@@ -7,15 +7,15 @@ __all__ = ['kaggle_photos', 'photos_from_folder', 'photos_from_df', 'photos_from
            'PILPhoto', 'save_split', 'split_photos', 'check_images', 'check_summary', 'CropOrWhole', 'split_by_column',
            'gender_block', 'gender_dls']
 
-# %% ../nbs/00_data.ipynb #123597cb
+# %% ../nbs/00_data.ipynb #70a0605b
 import hashlib, warnings
-from collections import Counter
 from fastai.vision.all import *
+from concurrent.futures import ThreadPoolExecutor
 from .congress import congress_portraits
 from .duplicates import link, near_pairs, thumbnail
 from .portraits import sample_portraits
 from .predict import write_tables
-from .reader import examine, hidden, image_problem, presented, read_photo, walk
+from .reader import examine, hidden, presented, read_photo, walk
 
 # %% ../nbs/00_data.ipynb #c7da0b76
 def kaggle_photos(
@@ -137,15 +137,22 @@ def photos_from_source(
     if not walk(source)[0] and not walk(source)[1]: raise ValueError(f"{source} is empty: put a folder of photos for each class into it")
     return photos_from_func(source, label_func) if label_func else photos_from_folder(source)
 
-# %% ../nbs/00_data.ipynb #ff3836a7
+# %% ../nbs/00_data.ipynb #2d2cd782
 def _examined(file):
     facts, photo = examine(file)
     return facts, None if photo is None else thumbnail(photo)
 
+def _in_parallel(f, items):
+    "`f` of each of the `items`, in order; an interrupt stops what has not begun"
+    with ThreadPoolExecutor(defaults.cpus) as ex:
+        for part in chunked(items, 10_000): yield from ex.map(f, part)
+
 def _look(photos):
     "`photos` with the facts from `examine`, and the thumbnails of those that have an `id`"
     todo = photos.file[photos.problem == ''].tolist()
-    found = iter(list(parallel(_examined, todo, n_workers=defaults.cpus, threadpool=True, progress=len(todo) > 2000)))
+    found = _in_parallel(_examined, todo)
+    if len(todo) > 2000: found = progress_bar(found, total=len(todo), leave=False)
+    found = iter(list(found))
     blank = dict(width=0, height=0, format='', bytes=0, id='')
     rows = [(dict(problem=o, **blank), None) if o else next(found) for o in photos.problem]
     facts = pd.DataFrame([o for o,_ in rows], columns=['problem', *blank], index=photos.index).astype({o: object for o in ('problem', 'format', 'id')})

@@ -2,9 +2,10 @@
 import contextlib, hashlib, os, shutil, socket, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
-from genderres.data import gender_dls, image_problem, kaggle_photos, photos_from_folder, sample_portraits
+from genderres.data import gender_dls, kaggle_photos, photos_from_folder, sample_portraits
 from genderres.experiment import save_results
 from genderres.learner import gender_learner
+from genderres.reader import image_problem
 
 def snapshot(path): return {o: (o.stat().st_mtime_ns, hashlib.sha1(o.read_bytes()).hexdigest() if o.is_file() else '') for o in sorted(path.rglob('*'))}
 

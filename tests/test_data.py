@@ -1,5 +1,5 @@
 "Checking, splitting and deciding: every file accounted for, no copy on both sides, nobody moved"
-import os, shutil, subprocess, sys
+import _thread, os, shutil, subprocess, sys, threading, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from genderres import data
@@ -151,3 +151,13 @@ def test_saved_split(photos, tmp_path):
     for _,g in more.groupby('group'): assert g.split.nunique() == 1 or g.group.iloc[0] == ''
     with pytest.raises(ValueError, match="split='random2'"): gender_dls(photos, split='random2', num_workers=0)
     with pytest.raises(ValueError, match='together below 1'): gender_dls(photos, valid_pct=.6, test_pct=.4, num_workers=0)
+
+def test_the_check_can_be_interrupted(photos, monkeypatch):
+    "What has not begun does not begin"
+    seen = []
+    monkeypatch.setattr(data, 'examine', lambda file: (seen.append(file), time.sleep(.02), ({'problem': 'slow'}, None))[2])
+    files = pd.DataFrame(dict(file=[f'{i}.jpg' for i in range(2000)], label='men'))
+    timer = threading.Timer(.3, _thread.interrupt_main)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt): check_images(files)
+    assert 0 < len(seen) < 1500
