@@ -309,7 +309,7 @@ def _torn(
     one, two = (photos.split.to_numpy()[pairs[o]] for o in ('one', 'two'))
     return int(((one != two) & (one != 'left out') & (two != 'left out')).sum())
 
-# %% ../nbs/00_data.ipynb #62bdf33c
+# %% ../nbs/00_data.ipynb #8069e5bc
 _endings = Image.registered_extensions()
 _kind_of = dict(MPO='JPEG')   # phones' JPEGs with a second picture inside
 
@@ -328,7 +328,7 @@ def _oddities(
     aspect # Ratio
 ): # (row, problem, detail), in order of weight
     "All that is odd"
-    name, label, split = (photos[o].tolist() for o in ('file', 'label', 'split'))
+    name, label, split, ids = (photos[o].tolist() for o in ('file', 'label', 'split', 'id'))
     for i,o in enumerate(photos.problem):
         if o: yield i, _kind(o), o
     for a,b,like in pairs.itertuples(index=False):
@@ -336,9 +336,9 @@ def _oddities(
             if label[i] != label[j]: yield i, 'duplicate across classes', f'filed as {label[i]}, {name[j]} as {label[j]}'
         for i,j in ((a, b), (b, a)):
             if split[i] != split[j]: yield i, 'duplicate across splits', f'in {split[i]}, {name[j]} in {split[j]}'
-        yield b, *(('exact duplicate', f'the same file as {name[a]}') if photos.id.iloc[a] == photos.id.iloc[b] else ('near duplicate', f'like {name[a]} ({like:.2f})'))
-    for i,thumb in zip(np.flatnonzero(photos.id != ''), thumbs):
-        w, h, kind = photos.width.iloc[i], photos.height.iloc[i], photos.format.iloc[i]
+        yield b, *(('exact duplicate', f'the same file as {name[a]}') if ids[a] == ids[b] else ('near duplicate', f'like {name[a]} ({like:.2f})'))
+    facts = zip(*(photos[o][photos.id != ''] for o in ('width', 'height', 'format')))
+    for i,thumb,(w,h,kind) in zip(np.flatnonzero(photos.id != ''), thumbs, facts):
         ending = Path(name[i]).suffix
         if thumb.std() < 2: yield i, 'blank', 'hardly any contrast'
         if min(w, h) < tiny: yield i, 'tiny', f'{w} x {h} pixels'

@@ -14,7 +14,7 @@ state = {k: v.half().contiguous() if v.is_floating_point() else v for k,v in loa
 table = pd.read_csv(figures).query("body == 'portrait' and set != 'choose_faces'").drop(columns=['body', 'face_r2'])   # no photos it was trained on
 meta = dict(
     arch='resnet34', sha256=tensor_digest(state), date=date.today().isoformat(), trained='without gender labels: distilled; ' + views,
-    preprocessing=json.dumps(dict(size='trained at 96 and 128 px, the whole photo or a crop squashed to a square', mean=[.485, .456, .406], std=[.229, .224, .225])),
+    preprocessing=json.dumps(dict(size='trained at 96 to 224 px, mostly 128, the whole photo or a crop squashed to a square', mean=[.485, .456, .406], std=[.229, .224, .225])),
     teachers='EfficientNet-Lite0, ImageNet weights (Apache-2.0); face descriptors of dlib (CC0)',
     photos='official portraits of members of the US Congress (public domain), but for one person in five; portraits of members of earlier Congresses (public domain '
            'or government sources); Open Images V4 training snapshots (CC BY 2.0)',
