@@ -1,5 +1,5 @@
 "Checking, splitting and deciding: every file accounted for, no copy on both sides, nobody moved"
-import _thread, os, shutil, subprocess, sys, threading, time
+import _thread, os, shutil, signal, subprocess, sys, threading, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from genderres import data
@@ -157,7 +157,9 @@ def test_the_check_can_be_interrupted(photos, monkeypatch):
     seen = []
     monkeypatch.setattr(data, 'examine', lambda file: (seen.append(file), time.sleep(.02), ({'problem': 'slow'}, None))[2])
     files = pd.DataFrame(dict(file=[f'{i}.jpg' for i in range(2000)], label='men'))
-    timer = threading.Timer(.3, _thread.interrupt_main)
-    timer.start()
-    with pytest.raises(KeyboardInterrupt): check_images(files)
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell's background job would not hear it
+    threading.Timer(.3, _thread.interrupt_main).start()
+    try:
+        with pytest.raises(KeyboardInterrupt): check_images(files)
+    finally: signal.signal(signal.SIGINT, old)
     assert 0 < len(seen) < 1500
