@@ -55,7 +55,7 @@ def _describe(
 
 def _mirror(k, keep=slice(1, None)): return ((-1.)**(np.arange(k*k) % k)).astype(np.float32)[keep]   # odd frequencies change sign
 
-# %% ../nbs/00c_duplicates.ipynb #6dd6aba5
+# %% ../nbs/00c_duplicates.ipynb #f485ff1f
 _low = np.argsort([a+b + .01*max(a, b) for a,b in product(range(5), range(5))], kind='stable')[1:21]   # of 5x5, the twenty lowest
 
 def _coarse_parts():
@@ -70,7 +70,8 @@ def _candidates(
     top=8, # Partners of a photo
 ): # (pairs, 3): a photo, one that it may be a part of, and the number of that part; odd: mirrored
     n, mirror, rows, cols = len(thumbs), _mirror(5, _low), 64, 1024
-    descs = np.stack([_describe(thumbs, o[None], 5, _low) for o in parts])
+    pieces = np.array_split(thumbs, -(-n//8192))
+    descs = np.stack([np.concatenate([_describe(t, o[None], 5, _low) for t in pieces]) for o in parts])
     full = descs[0]
     def block(s):
         q = np.concatenate([full[s:s+rows], full[s:s+rows]*mirror])
