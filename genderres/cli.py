@@ -132,16 +132,17 @@ def check(dir: Dir, as_json: Json = False):
                 left_out=_records(out[['file', 'label', 'problem', 'detail']]), odd=_records(odd[['file', 'label', 'problem', 'detail']]))
     return data, f'{dir}: {check_summary(table)}' + (f'\n\nleft out, and left where they are:\n{_listed(out)}' if len(out) else '')
 
-# %% ../nbs/04_cli.ipynb #31db5f50
+# %% ../nbs/04_cli.ipynb #541f37fa
 @_verb('genderres train photos -o mine.safetensors', 'nothing was written; the same command begins again')
 def train(
     dir: Dir,
     output: Annotated[Path, typer.Option('-o', '--output', help="Classifier to write, .safetensors. Plots and tables go into a folder of the same name without the ending.")],
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of one-cycle training.")] = 4,
     size: Annotated[int, typer.Option(min=16, max=4096, help="Height and width the network sees, in pixels.")] = 224,
-    batch_size: Annotated[int, typer.Option(min=2, help="Photos in a batch.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=2, help="Photos in a batch. Default: 64, fewer where photos are few.")] = None,
     arch: Annotated[str, typer.Option(help="Network: a ResNet of torchvision, plain34 or tf_efficientnet_lite0.")] = 'resnet34',
-    weights: Annotated[str, typer.Option(help="Pretrained body: a name that torchvision knows for the network, e.g. DEFAULT (downloaded once), a .safetensors file, lite0, or none.")] = 'none',
+    weights: Annotated[str, typer.Option(help="Pretrained body: portrait, lite0, a name that torchvision knows for the network, e.g. DEFAULT (downloaded once), a .safetensors file, or none. "
+                                              "Default: the one that needs no download, portrait for resnet34 and lite0 for tf_efficientnet_lite0; none for others.")] = None,
     seed: Annotated[int, typer.Option(help="Of the split, the weights and the batches.")] = 42,
     split: Annotated[str, typer.Option(help="grouped: copies of a photo stay on one side; random: the paper's; or a split.csv of an earlier training.")] = 'grouped',
     decisions: Annotated[Path, typer.Option(help="CSV of labels to change and photos to exclude, with columns file or id, and decision.")] = None,
@@ -155,6 +156,7 @@ def train(
     matplotlib.use('agg')
     from genderres.all import gender_dls, run_experiment, save_results, save_split, summary
     dls = gender_dls(dir, size=size, bs=batch_size, seed=seed, split=split, decisions=decisions)
+    weights = weights or dict(resnet34='portrait', tf_efficientnet_lite0='lite0').get(arch, 'none')
     interp = run_experiment(dls, epochs=epochs, arch=arch, weights=None if weights.lower() == 'none' else weights, seed=seed)
     clf = interp.learn.to_classifier(interp, licence)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix='.') as tmp:
@@ -230,7 +232,7 @@ def export(model: Model,
     if int8: text += "\nOn {photos} photos it was not trained on: {right_int8} right, {right_float} before".format(**data['int8'])
     return data, text
 
-# %% ../nbs/04_cli.ipynb #9bd72049
+# %% ../nbs/04_cli.ipynb #a88c0075
 def _lines(facts, indent=0):
     "Nested facts as text"
     for k,v in facts.items():
@@ -250,7 +252,7 @@ def info(model: Model, as_json: Json = False):
 
 @_verb('genderres demo')
 def demo(out: Annotated[Path, typer.Argument(help="Folder for plots and tables.")] = Path('demo'), as_json: Json = False):
-    "Draw portraits, train for four epochs from scratch, show where the network errs."
+    "Draw portraits, train for four epochs, show where the network errs."
     import matplotlib
     matplotlib.use('agg')
     from genderres.experiment import demo

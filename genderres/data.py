@@ -454,7 +454,7 @@ def _warn_copies(photos, pairs):
     one, two = (photos.label.to_numpy()[pairs[o]] for o in ('one', 'two'))
     if n := (one != two).sum(): warnings.warn(f"{n:,} pairs of copies are filed under two labels; check_images names them", stacklevel=3)
 
-# %% ../nbs/00_data.ipynb #9536ca9e
+# %% ../nbs/00_data.ipynb #936109c2
 @delegates(DataBlock.dataloaders, but=['source', 'verbose'])
 def gender_dls(
     source:str|Path|pd.DataFrame, # Folder of photos, CSV file, or table with a row for each photo
@@ -471,11 +471,11 @@ def gender_dls(
     decisions:str|Path=None, # CSV of labels to change and photos to exclude, see `review_labels`
     size:int=224, # Height and width the network sees, in pixels
     crop_p:float=.5, # Probability that a training photo is cropped
-    bs:int=64, # Photos in a batch; fewer if there are not so many training photos
+    bs:int=None, # Photos in a batch; default: 64, or fewer, down to 8, so that an epoch has eight batches
     **kwargs
 ) -> DataLoaders: # With `photos`, the table of all files found: `file`, `label`, `split`, `problem`, `group`, `id`; and the `seed`
     "`DataLoaders` for photos of two or more classes, split 80 to 20 unless `source` says otherwise"
-    if bs < 2: raise ValueError(f"bs={bs}: batch normalisation needs batches of two or more")
+    if bs is not None and bs < 2: raise ValueError(f"bs={bs}: batch normalisation needs batches of two or more")
     photos, _, pairs = _inspect(photos_from_source(source, label_func, fn_col, label_col, valid_col, group_col, folder), decisions)
     photos = split_photos(photos, valid_pct, seed, split, test_pct)[['file', 'label', 'split', 'problem', 'group', 'id']]
     _check_split(photos, source if not isinstance(source, pd.DataFrame) else 'the table')
@@ -483,6 +483,7 @@ def gender_dls(
     _warn_copies(photos, pairs)
     used = photos[photos.split != 'left out'].reset_index(drop=True)
     block = gender_block(sorted(set(used.label)), size, crop_p)
-    dls = block.dataloaders(used, bs=min(bs, (used.split == 'train').sum()), **kwargs)
+    n_train = (used.split == 'train').sum()
+    dls = block.dataloaders(used, bs=min(bs or min(64, max(8, n_train//8)), n_train), **kwargs)
     dls.photos, dls.seed = photos, seed
     return dls

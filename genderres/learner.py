@@ -160,7 +160,7 @@ def _network(arch, n_out, weights):
     body = create_body(model, cut=meta['cut'])
     return add_head(body, num_features_model(body), n_out)
 
-# %% ../nbs/01_learner.ipynb #cba400ef
+# %% ../nbs/01_learner.ipynb #d05c53f7
 def known_archs() -> dict: # Name → what `gender_learner` takes as `arch`
     "The architectures by name"
     return {lite0: lite0, **{o.__name__: o for o in model_meta}}
@@ -192,13 +192,12 @@ def gender_learner(
     arch:Callable|str=resnet34, # `plain34` or any ResNet of torchvision, itself or its name; or "tf_efficientnet_lite0"
     weights:str|Path|Enum='DEFAULT', # Name in torchvision's enum for `arch`, a file, "portrait" (for resnet34) or "lite0" (for that network) from a package, or None for random weights
     metrics=accuracy, # Shown after every epoch
-    lr:float=None, # Default learning rate; default: 1e-3 for a new head on `weights`, 3e-3 from scratch
+    lr:float=3e-3, # Default learning rate
     cbs=None, # fastai callbacks
     class_weights:str|dict=None, # Weigh the loss: "balanced" makes every class count alike, a dict has the weight of each class; default: every photo counts alike, as in the paper
     **kwargs
 ) -> GenderLearner: # With a frozen body if there are `weights`; it keeps the names of both, `arch` and `weights`
     "A learner for the classes of `dls`"
-    lr = lr or (3e-3 if weights is None else 1e-3)
     _check_batches(dls.train)
     arch = known_archs().get(arch, arch)
     if class_weights is not None: kwargs = dict(loss_func=CrossEntropyLossFlat(weight=class_weight(dls, class_weights)), **kwargs)

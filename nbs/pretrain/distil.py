@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.models import resnet34
 
 MEAN, STD = torch.tensor([.485, .456, .406]).view(1,3,1,1), torch.tensor([.229, .224, .225]).view(1,3,1,1)
-PARTS = dict(hint8=.25, hint16=.5, map=1., pool=1., face=2.)         # the parts of the loss and their weights
+PARTS = dict(hint8=.25, hint16=.5, map=1., pool=1., face=2., same=.5) # the parts of the loss and their weights
+LIKELY = 'hint8,hint16,map,pool,face'                                # without `same`, which brought nothing
 SHARES = dict(unlabelled=.25, congress=.45, wild=.3)                 # of the views: the few modern photos are seen more often
 AXES = 16                                                            # principal axes of the face descriptors to learn
 
@@ -97,9 +98,10 @@ class Views(Dataset):
         p,       # Chance of each photo
         close=0.,# Share of close-ups of the face among the views of photos that have one
         rough=False, # Blur, JPEG and saturation too
+        pairs=False, # Two views of each photo, one after the other
         seed=0,
     ):
-        self.sizes, self.bs, self.n, self.box, self.close, self.rough, self.seed, self.start = sizes, bs, n, box, close, rough, seed, 0
+        self.sizes, self.bs, self.n, self.box, self.close, self.rough, self.pairs, self.seed, self.start = sizes, bs, n, box, close, rough, pairs, seed, 0
         self.cum = np.cumsum(p)
         self.ims = [np.asarray(Image.open(f).convert('RGB')) for f in files]
     def __len__(self): return self.n
@@ -118,7 +120,8 @@ class Views(Dataset):
         return x, y, x+cw, y+ch
     def __getitem__(self, i):
         r, size = np.random.default_rng([self.seed, self.start + i]), self.sizes[(self.start + i)//self.bs % len(self.sizes)]
-        k = min(int(np.searchsorted(self.cum, r.random())), len(self.ims)-1)
+        pick = np.random.default_rng([self.seed, 1, (self.start + i)//2]) if self.pairs else r
+        k = min(int(np.searchsorted(self.cum, pick.random())), len(self.ims)-1)
         a, f = self.ims[k], self.box[k]; h,w = a.shape[:2]
         x0, y0, x1, y1 = self.crop(r, w, h, f)
         ox, oy = int(x0), int(y0)
@@ -162,16 +165,18 @@ class Student(nn.Module):
         super().__init__()
         self.body = resnet34(weights=None); self.body.fc = nn.Identity()
         self.heads = nn.ModuleDict(dict(hint8=nn.Conv2d(128, 40, 1), hint16=nn.Conv2d(256, 112, 1), map=nn.Conv2d(512, 1280, 1),
-                                        pool=nn.Linear(512, 1280), face=nn.Linear(512, AXES)))
+                                        pool=nn.Linear(512, 1280), face=nn.Linear(512, AXES),
+                                        same=nn.Sequential(nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, 512))))
     def forward(self, x):
         b = self.body
         x = b.maxpool(b.relu(b.bn1(b.conv1((x/255-MEAN)/STD)))); x = b.layer1(x)
         l2 = b.layer2(x); l3 = b.layer3(l2); l4 = b.layer4(l3); p = l4.mean((2,3))
-        return {n: h(o) for (n,h),o in zip(self.heads.items(), (l2, l3, l4, p, p))}
+        return {n: h(o) for (n,h),o in zip(self.heads.items(), (l2, l3, l4, p, p, p))}
 
 class Muon(torch.optim.Optimizer):
     "Momentum whose matrices are made orthogonal (Jordan et al. 2024); convolutions are matrices of out x (in*k*k)"
-    def __init__(self, params, lr, momentum=.95, weight_decay=.02):
+    def __init__(self, params, lr, momentum=.95, weight_decay=.02, dtype=torch.bfloat16):
+        self.dtype = dtype
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
     @torch.no_grad()
     def step(self):
@@ -180,12 +185,22 @@ class Muon(torch.optim.Optimizer):
                 if w.grad is None: continue
                 s = self.state[w]
                 m = s.setdefault('m', torch.zeros_like(w)).lerp_(w.grad, 1-gr['momentum'])
-                x = w.grad.lerp(m, gr['momentum']).flatten(1).bfloat16(); x = x.T if x.shape[0] > x.shape[1] else x
+                x = w.grad.lerp(m, gr['momentum']).flatten(1).to(self.dtype); x = x.T if x.shape[0] > x.shape[1] else x
                 x = x/(x.norm()+1e-7)
                 for a,b,c in ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037), (2.8769, -3.1427, 1.2046)):
                     xx = x@x.T; x = a*x + (b*xx + c*xx@xx)@x
                 x = x.T if w.shape[0] > w[0].numel() else x
                 w.mul_(1-gr['lr']*gr['weight_decay']).add_(x.reshape(w.shape).to(w.dtype), alpha=-gr['lr']*.2*max(w.shape[0], w[0].numel())**.5)
+
+def vicreg(
+    z,       # Projections of 2n views, n photos
+):
+    "Two views of a photo alike, the axes varied and independent (Bardes, Ponce & LeCun 2022), over 25"
+    a, b = z[::2], z[1::2]; far = 0.
+    for o in (a, b):
+        o = o - o.mean(0); c = o.T@o/(len(o)-1)
+        far = far + F.relu(1-(o.var(0)+1e-4)**.5).mean()/2 + (c.square().sum()-c.diagonal().square().sum())/len(c)/25
+    return F.mse_loss(a, b) + far
 
 def standardise(fs, st): return [(f.float()-m)/s for f,(m,s) in zip(fs, st)]
 
@@ -204,7 +219,8 @@ def main():
     p.add_argument('--mix', type=float, default=.5, help='share of batches whose photos are mixed in pairs')
     p.add_argument('--close', type=float, default=.5, help='share of close-ups where a photo has a face')
     p.add_argument('--plain', action='store_true', help='no blur, JPEG, saturation; every photo equally often')
-    p.add_argument('--parts', default=','.join(PARTS), help='parts of the loss')
+    p.add_argument('--parts', default=LIKELY, help='parts of the loss; with `same`, every photo is seen twice in a batch')
+    p.add_argument('--fp32', action='store_true', help='for a processor without bfloat16, on which that is slow')
     p.add_argument('--decay', type=float, default=.4, help='last share of the run over which the rate falls to 0')
     p.add_argument('--ema', type=float, default=.998); p.add_argument('--threads', type=int, default=2)
     p.add_argument('--every', type=int, default=200, help='steps between checkpoints')
@@ -222,12 +238,12 @@ def main():
     heads = [w for w in student.heads.parameters() if w.ndim > 1]
     plain = [w for w in student.parameters() if w.ndim == 1]
     groups = [dict(params=heads, weight_decay=.02), dict(params=plain, weight_decay=0.)]
-    opts = ([Muon(big, a.lr), torch.optim.AdamW(groups, lr=a.lr)] if a.muon else
+    opts = ([Muon(big, a.lr, dtype=torch.float32 if a.fp32 else torch.bfloat16), torch.optim.AdamW(groups, lr=a.lr)] if a.muon else
             [torch.optim.AdamW([dict(params=big, weight_decay=.02), *groups], lr=a.lr)])
     files = photos(root); box, desc = face_table(a.faces, files, root); has = box[:,2] > 0
     fair = np.full(len(files), 1/len(files)) if a.plain or not a.faces else odds(files, has, desc, root)
     desc = principal(desc, fair*has).to(dev) if a.faces else desc[:,:AXES]
-    ds = Views(files, [int(o) for o in a.size.split(',')], a.bs, a.views, box, fair, a.close, not a.plain)
+    ds = Views(files, [int(o) for o in a.size.split(',')], a.bs, a.views, box, fair, a.close, not a.plain, 'same' in parts)
     step, steps, begin, st, ck = 0, a.views//a.bs, time.time(), None, out/'last.pt'
     until = datetime.fromisoformat(a.until).timestamp() if a.until else None
     print(len(files), 'photos,', int(has.sum()), 'faces', flush=True)
@@ -255,15 +271,17 @@ def main():
         g = torch.Generator().manual_seed(step)
         x, seen = x.to(dev).permute(0,3,1,2).float(), seen.to(dev)
         if torch.rand((), generator=g) < a.mix:
-            lam = torch.rand(len(x),1,1,1, generator=g).to(dev); x = lam*x + (1-lam)*x.roll(1,0); seen[:] = False
+            each = 2 if ds.pairs else 1                                  # both views of a photo with both of another
+            lam = torch.rand(len(x)//each,1,1,1, generator=g).to(dev).repeat_interleave(each, 0)
+            x = lam*x + (1-lam)*x.roll(each,0); seen[:] = False
         x = x.contiguous(memory_format=torch.channels_last)
         lr = a.lr*min(1, (1-gone())/a.decay)
         for o in opts:
             for gr in o.param_groups: gr['lr'] = lr*min(1, (step+1)/(20 if gr['params'][0] is heads[0] else 100))
-        with torch.autocast(dev, torch.bfloat16): target, pred = standardise(teacher(x), st), student(x)
+        with torch.autocast(dev, torch.bfloat16, enabled=not a.fp32): target, pred = standardise(teacher(x), st), student(x)
         target = dict(zip(PARTS, [*target, desc[k]])); mask = seen.any()
         if mask: pred['face'], target['face'] = pred['face'][seen], target['face'][seen]
-        each = {n: F.mse_loss(pred[n].float(), target[n]) for n in parts if n != 'face' or mask}
+        each = {n: vicreg(pred[n].float()) if n == 'same' else F.mse_loss(pred[n].float(), target[n]) for n in parts if n != 'face' or mask}
         loss = sum(PARTS[n]*o for n,o in each.items())
         for o in opts: o.zero_grad()
         loss.backward()

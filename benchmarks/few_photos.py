@@ -1,0 +1,96 @@
+"""What a pretrained body is worth when photos are few: python benchmarks/few_photos.py [--data FOLDER] [--size 128]
+
+FOLDER holds `congress/` (scored on the persons whom `nbs/pretrain/distil.py` kept from the last part of the training of the portrait
+body) and `wild/` (trained on train and valid, scored on test). From 50 to all photos, drawn at random for each seed, train
+a logistic regression on frozen features ("probe") and the paper's four epochs, each from the portrait body, from scratch, and from
+EfficientNet-Lite0's ImageNet weights. Each run adds a row to benchmarks/few_photos.csv; rows that stand there are not repeated.
+"""
+import argparse, sys, time
+from pathlib import Path
+import numpy as np, pandas as pd, torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from genderres.all import GenderInterpretation, gender_dls, gender_learner, photos_from_source, score_table, set_seed
+sys.path.insert(0, str(Path(__file__).parents[1]/'nbs/pretrain'))
+from distil import held_out
+
+results = Path(__file__).with_suffix('.csv')
+starts = dict(portrait=('resnet34', 'portrait'), scratch=('resnet34', None), lite0=('tf_efficientnet_lite0', 'lite0'))
+
+def photos(root, name):
+    "The photos of a set in a fixed order, and which of them are scored"
+    df = photos_from_source(root/name)
+    if name == 'congress':
+        person = pd.read_csv(root/'congress/labels.csv').set_index('file').person
+        test = [held_out(person[str(Path(o).relative_to(root/'congress'))]) for o in df.file]
+    else: test = df.split == 'test'
+    return df[['file', 'label']].assign(test=np.asarray(test))
+
+def parts(df, n, seed):
+    "`n` photos to train on (0: all but 16), 16 others to look at in training, and those to score"
+    pool = df[~df.test].sample(frac=1, random_state=seed)
+    return pd.concat([pool[:-16].head(n or len(pool)).assign(split='train'), pool[-16:].assign(split='valid'), df[df.test].assign(split='test')])
+
+@torch.inference_mode()
+def features(df, start, size):
+    "The pooled features of every photo"
+    dls = gender_dls(df[['file', 'label']], size=size, num_workers=0)
+    body = gender_learner(dls, *starts[start]).model[0].eval()
+    dl = dls.test_dl(df, bs=64)
+    return np.concatenate([body(b[0].contiguous(memory_format=torch.channels_last)).mean((2,3)).numpy() for b in dl])
+
+def probe(x, df, n, seed):
+    "A logistic regression on features of the training photos; labels and answers of those to score"
+    row = dict(zip(df.file, x))
+    split = parts(df, n, seed)
+    train, test = (split[split.split == o] for o in ('train', 'test'))
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000))
+    model.fit(np.stack([row[o] for o in train.file]), train.label)
+    return test.label.tolist(), model.predict(np.stack([row[o] for o in test.file])).tolist()
+
+def four_epochs(df, start, n, seed, size):
+    "The paper's recipe; labels and answers of the photos to score"
+    set_seed(seed)
+    dls = gender_dls(parts(df, n, seed)[['file', 'label', 'split']], valid_col='split', size=size, num_workers=0)
+    dls.train.rng.seed(seed)
+    learn = gender_learner(dls, *starts[start])
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(4)
+    res = GenderInterpretation.from_learner(learn, ds_idx=2).to_df()
+    return res.label.tolist(), res.prediction.tolist()
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--data', type=Path, default=Path('../shared/data'))
+    parser.add_argument('--sets', nargs='+', default=['congress', 'wild'])
+    parser.add_argument('--starts', nargs='+', choices=[*starts], default=[*starts])
+    parser.add_argument('--photos', nargs='+', type=int, default=[50, 100, 200, 500, 1000], help='how many to train on; 0 for all')
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0])
+    parser.add_argument('--methods', nargs='+', choices=['probe', 'epochs'], default=['probe', 'epochs'])
+    parser.add_argument('--size', type=int, default=128)
+    args = parser.parse_args()
+    keys = ['set', 'start', 'method', 'size', 'n_train', 'seed']
+    done = pd.read_csv(results) if results.exists() else pd.DataFrame(columns=keys)
+    for name in args.sets:
+        df = photos(args.data, name)
+        for method in args.methods:
+            for start in args.starts:
+                x = None
+                for n in args.photos:
+                    for seed in args.seeds:
+                        n_train = min(n or 10**9, int((~df.test).sum())-16)
+                        key = [name, start, method, args.size, n_train, seed]
+                        if method == 'probe' and start == 'scratch' or (done[keys] == key).all(axis=1).any(): continue
+                        begin = time.time()
+                        if method == 'probe':
+                            if x is None: x = features(df, start, args.size)
+                            labels, answers = probe(x, df, n, seed)
+                        else: labels, answers = four_epochs(df, start, n, seed, args.size)
+                        s = score_table(labels, answers, sorted(set(labels)))
+                        row = dict(zip(keys, key)) | dict(n=s.n['accuracy'], right=s.right['accuracy'])
+                        for c,k in zip(s.index[1:], ('men', 'women')): row |= {f'n_{k}': s.n[c], f'right_{k}': s.right[c]}
+                        done = pd.DataFrame([*done.to_dict('records'), row | dict(seconds=round(time.time()-begin, 1))])
+                        done.to_csv(results, index=False)
+                        print(row, flush=True)
+
+if __name__ == '__main__': main()
