@@ -94,7 +94,7 @@ def shortcuts(
     cues = pd.DataFrame([_cues(*o) for o in _in_parallel(examine, photos.file)])
     cv, rows = StratifiedGroupKFold(folds, shuffle=True, random_state=seed), {}
     for name in cues:
-        trees = ExtraTreesClassifier(100, min_samples_leaf=5, class_weight='balanced', random_state=seed)
+        trees = ExtraTreesClassifier(50, min_samples_leaf=5, class_weight='balanced', random_state=seed)
         said = cross_val_predict(trees, np.stack(cues[name]), labels, groups=groups, cv=cv)
         rows[name] = _balanced(labels, said, groups, seed)
     df = pd.DataFrame(rows, index=['balanced accuracy', 'low', 'high']).T.rename_axis('cue').assign(chance=1/len(vocab), photos=len(photos))
