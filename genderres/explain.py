@@ -29,7 +29,7 @@ def grad_cam(
         classes = classes[len(x):]
     return torch.cat(done)
 
-# %% ../nbs/02f_explain.ipynb #4b8d54fc
+# %% ../nbs/02f_explain.ipynb #2219cbc5
 @patch
 def plot_top_losses_cam(self:GenderInterpretation,
     k:int=9, # How many photos
@@ -57,7 +57,7 @@ def plot_top_losses_cam(self:GenderInterpretation,
     fig.suptitle(f"{'Largest' if largest else 'Smallest'} losses ({presented})", fontsize=10)
     return fig
 
-# %% ../nbs/02f_explain.ipynb #982ad624
+# %% ../nbs/02f_explain.ipynb #d39c8e72
 def _cues(
     facts, # From `examine`
     photo # From `examine`
