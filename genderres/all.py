@@ -8,5 +8,7 @@ from .learner import *
 from .interpret import *
 from .review import *
 from .experiment import *
+from .calibrate import *
+from .explain import *
 from .predict import *
 from .classifier import *
