@@ -20,7 +20,7 @@ starts = dict(portrait=('resnet34', 'portrait'), scratch=('resnet34', None), lit
 
 def photos(root, name):
     "The photos of a set in a fixed order, and which of them are scored"
-    df = photos_from_source(root/name)
+    df = photos_from_source(root/name).query("problem == '' and label != ''").reset_index(drop=True)
     if name == 'congress':
         person = pd.read_csv(root/'congress/labels.csv').set_index('file').person
         test = [held_out(person[str(Path(o).relative_to(root/'congress'))]) for o in df.file]
