@@ -79,7 +79,7 @@ def run_experiment(
     if out is not None: save_results(learn, interp, out)
     return interp
 
-# %% ../nbs/02a_experiment.ipynb #cf79047a
+# %% ../nbs/02a_experiment.ipynb #0e6917da
 @delegates(run_experiment, but=['dls', 'out', 'seed'])
 def cross_validate(
     source:str|Path|pd.DataFrame, # Photos, as for `gender_dls`; those of a test part stay out
@@ -104,7 +104,7 @@ def cross_validate(
     items, *kept = zip(*answers)
     every = GenderInterpretation(interp.learn, interp.learn.dls.test_dl(pd.concat(items, ignore_index=True), with_labels=True), torch.cat(kept[0]), None, *map(torch.cat, kept[1:]))
     rows.append(every.scores())
-    folds = pd.DataFrame([{'photos': o.n['accuracy'], **o.share, 'low': o.low['accuracy'], 'high': o.high['accuracy']} for o in rows], index=[*range(1, k+1), 'all'])
+    folds = pd.DataFrame([{'photos': o.n['accuracy'], **o.share, 'low': o.low['accuracy'], 'high': o.high['accuracy']} for o in rows], index=[*range(1, k+1), 'all'], dtype=float)
     folds.loc['standard deviation'] = folds[:k].std().where(~folds.columns.isin(['low', 'high']))
     return folds, every
 
