@@ -30,7 +30,7 @@ def group_table(
                               ['worse than the rest', 'better than the rest', 'no photo', 'too few to tell'], '')
     return df.drop(columns='effective')
 
-# %% ../nbs/02d_groups.ipynb #7f419cd7
+# %% ../nbs/02d_groups.ipynb #a25563a1
 def group_report(
     table:pd.DataFrame # From `group_table`
 ) -> Report:
@@ -59,8 +59,7 @@ def plot_groups(
             ax.errorbar(r.share, groups.index(r.group), xerr=[[r.share - r.low], [r.high - r.share]], fmt='o', ms=4, capsize=2,
                         color={'worse than the rest': 'firebrick', 'too few to tell': 'darkgrey'}.get(r.finding, 'tab:blue'))
         ax.set(title=score, xlabel='share right')
-    axs[0,0].set(yticks=range(len(groups)), yticklabels=groups)
-    axs[0,0].invert_yaxis()
+    axs[0,0].set(yticks=range(len(groups)), yticklabels=groups, ylim=(len(groups) - .5, -.5))
     fig.suptitle(f'{title}\n({presented})'.strip(), fontsize=10)
     return fig
 

@@ -25,7 +25,7 @@ def wilson(
     low, high = (binomtest(int(o), m).proportion_ci(method='wilson') for o in (np.floor(right*m/n), np.ceil(right*m/n)))
     return right/n, float(low.low), float(high.high)
 
-# %% ../nbs/02_interpret.ipynb #4764d89a
+# %% ../nbs/02_interpret.ipynb #88c590d2
 def effective_n(
     values, # (n,) numbers or truth values, whose mean is asked for
     group # (n,) which of them belong together
@@ -36,7 +36,8 @@ def effective_n(
     sizes, off = np.bincount(group), values - values.mean()
     g, worst = len(sizes), (sizes**2).sum()/len(values)
     if g == 1 or not off.any(): return len(values)/worst
-    return len(values)/np.clip(g/(g-1)*(np.bincount(group, off)**2).sum()/(off**2).sum(), 1, worst)
+    left_out = np.bincount(group, off)/(1 - sizes/len(values))   # n times what the mean loses with each group
+    return len(values)/np.clip((g-1)/g*(left_out**2).sum()/(off**2).sum(), 1, worst)
 
 # %% ../nbs/02_interpret.ipynb #603b2a75
 class GenderInterpretation(ClassificationInterpretation):
