@@ -6,6 +6,7 @@ from .congress import *
 from .data import *
 from .learner import *
 from .interpret import *
+from .groups import *
 from .review import *
 from .experiment import *
 from .calibrate import *
