@@ -36,7 +36,7 @@ def ours(rapid=None, cache=None):
         if cache: cache_photos(dls, cache)
         learn = gender_learner(dls, resnet34, args.weights)
         if mode != 'frozen': learn.unfreeze()
-        if rapid is not None: learn.to_rapid(**rapid)
+        if rapid is not None: learn.to_rapid(args.views, **rapid)
         return learn, dict(cbs=GrowSize()) if mode == 'growing' else {}
     return make
 
@@ -119,6 +119,7 @@ def main():
     parser.add_argument('--epochs', type=int, default=4)
     parser.add_argument('--bs', type=int, default=64)
     parser.add_argument('--lr', type=float, default=1e-3)
+    parser.add_argument('--views', type=int, default=2, help='views of each training photo while the body is frozen')
     parser.add_argument('--workers', type=int, default=2)
     parser.add_argument('--weights', default='portrait', help='as gender_learner takes them; none: from scratch')
     parser.add_argument('--hardware', default='unknown', help='the machine, in words')

@@ -169,7 +169,7 @@ class Autocast(MixedPrecision):
         if self.context is not None: self.context.__exit__(None, None, None)
         self.context = None
 
-# %% ../nbs/01a_rapid.ipynb #0cfc24af
+# %% ../nbs/01a_rapid.ipynb #6fc4d06c
 class Rapid:
     "How a learner is trained rapidly, and the features it was trained on last"
     def __init__(self, views, dtype): store_attr(); self.stamp = self.kept = None
@@ -201,7 +201,7 @@ def _on_features(learn):
     x, y, x_valid, y_valid = r.features(learn)
     (pool, rest), whole = _halves(learn.model), learn.model.forward
     for p in learn.model[0].parameters(): p.grad = None   # the optimizer leaves alone what has none
-    train = FeatureDL(x, y, dls.train.bs, least=50, shuffle=True, drop_last=True, device=dls.device)
+    train = FeatureDL(x, y, dls.train.bs, least=20, shuffle=True, drop_last=True, device=dls.device)
     learn.dls = DataLoaders(train, FeatureDL(x_valid, y_valid, dls.valid.bs, device=dls.device), path=dls.path, device=dls.device)
     learn.dls.vocab, train.rng = dls.vocab, random.Random(dls.train.rng.randint(0, 2**32-1))
     learn.model.forward = lambda x: rest(x) if x.ndim == 2 else whole(x)   # a callback may still ask about photos
@@ -210,7 +210,7 @@ def _on_features(learn):
         learn.dls = dls
         del learn.model.forward
 
-# %% ../nbs/01a_rapid.ipynb #ee4d1706
+# %% ../nbs/01a_rapid.ipynb #72f8bcbc
 GenderLearner.rapid = None
 
 @patch
@@ -230,11 +230,14 @@ def to_rapid(self:GenderLearner,
 ):
     "From now on, `fit` and all that calls it ask a frozen body once, and compute in the precision this machine is fast in"
     if views < 1: raise ValueError(f"views={views}: one or more is expected")
+    if _crop(self.dls) is None: raise ValueError("to_rapid needs the DataLoaders of gender_dls: these have no CropOrWhole")
     _halves(self.model)
+    size, device = max(_crop(self.dls).size), self.dls.device
     if dtype is None:
-        size, device = _crop(self.dls).size, self.dls.device
-        dtype, layout = fastest_precision(self.model[0].to(device), min(max(size), 128) if device.type == 'cpu' else max(size), 4 if device.type == 'cpu' else self.dls.train.bs)
+        dtype, layout = fastest_precision(self.model[0].to(device), *((size, self.dls.train.bs) if device.type == 'cuda' else (min(size, 128), 4)))
         if layout == torch.contiguous_format: self.to_contiguous()
+    if device.type == 'cuda':
+        for dl in self.dls.loaders: dl.pin_memory = dl.fake_l.pin_memory = True
     self.rapid = Rapid(views, dtype)
     return self
 

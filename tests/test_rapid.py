@@ -2,7 +2,7 @@
 import multiprocessing, os, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest, torch
-from fastai.vision.all import Callback, SaveModelCallback, EarlyStoppingCallback, resnet18, set_seed
+from fastai.vision.all import Callback, EarlyStoppingCallback, ImageDataLoaders, Resize, SaveModelCallback, resnet18, set_seed
 from safetensors.torch import save_file
 from genderres import rapid
 from genderres.data import PILPhoto, gender_dls
@@ -41,7 +41,7 @@ def test_what_follows_goes_on_working(quiet, tmp_path, photos):
     learn.save('again')
     learn.load('again')
     assert all(torch.equal(v, state[k]) for k,v in learn.model.state_dict().items())
-    assert whole(learn, dls) and len(learn.recorder.values) == 2 and len(learn.recorder.lrs) == len(learn.recorder.losses) > 90
+    assert whole(learn, dls) and len(learn.recorder.values) == 2 and len(learn.recorder.lrs) == len(learn.recorder.losses) >= 40
     classifier = learn.to_classifier()   # asks whether the classifier says what the learner says
     assert len(classifier.predict(str(photos))) == 20
     learn.export('learn.pkl')
@@ -232,9 +232,11 @@ def test_same_training_with_a_cache(photos, weights, tmp_path):
     assert runs[0] == runs[1] == runs[2]
     assert len(learn.to_classifier().predict(str(photos))) == 20
 
-def test_cache_needs_our_data(photos):
-    from fastai.vision.all import ImageDataLoaders, Resize
-    with pytest.raises(ValueError, match='needs the DataLoaders of gender_dls'): cache_photos(ImageDataLoaders.from_folder(photos, valid_pct=.2, item_tfms=Resize(32), num_workers=0))
+def test_other_data_are_refused(quiet, photos):
+    learn = quiet()
+    learn.dls = ImageDataLoaders.from_folder(photos, valid_pct=.2, item_tfms=Resize(32), num_workers=0)
+    with pytest.raises(ValueError, match='cache_photos needs the DataLoaders of gender_dls'): cache_photos(learn.dls)
+    with pytest.raises(ValueError, match='to_rapid needs the DataLoaders of gender_dls'): learn.to_rapid(dtype=torch.float32)
 
 def test_importing_the_package_is_light():
     subprocess.run([sys.executable, '-c', 'import genderres, sys; assert "torch" not in sys.modules and "fastai" not in sys.modules'], check=True)
