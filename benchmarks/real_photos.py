@@ -7,25 +7,16 @@ computes in half precision, which is faster where the processor has instructions
 import argparse, time
 from pathlib import Path
 import pandas as pd, torch
-from genderres.all import Callback, GenderInterpretation, gender_dls, run_experiment
+from genderres.all import Autocast, GenderInterpretation, gender_dls, run_experiment
 
 results = Path(__file__).with_suffix('.csv')
 keys = ['network', 'weights', 'class_weights', 'set', 'epochs', 'seed']
-
-class CpuBf16(Callback):
-    "The forward pass in bfloat16 on a CPU; fastai's own MixedPrecision knows only CUDA"
-    def before_batch(self):
-        self.autocast = torch.autocast('cpu', torch.bfloat16)
-        self.autocast.__enter__()
-    def after_pred(self):
-        self.autocast.__exit__(None, None, None)
-        self.learn.pred = self.pred.float()
 
 def measure(folder, epochs, seed, arch, weights, class_weights, bf16):
     "One row of results: `epochs` on `folder`, scored on its test part, else on its validation part"
     dls = gender_dls(folder, split='random')
     start = time.time()
-    interp = run_experiment(dls, epochs=epochs, seed=seed, arch=arch, weights=weights, class_weights=class_weights, cbs=CpuBf16() if bf16 else None)
+    interp = run_experiment(dls, epochs=epochs, seed=seed, arch=arch, weights=weights, class_weights=class_weights, cbs=Autocast() if bf16 else None)
     seconds = time.time() - start
     if len(dls.loaders) > 2: interp = GenderInterpretation.from_learner(interp.learn, ds_idx=2)
     scores = interp.scores()

@@ -5,6 +5,7 @@ from .duplicates import near_pairs, thumbnail
 from .congress import *
 from .data import *
 from .learner import *
+from .rapid import *
 from .interpret import *
 from .groups import *
 from .review import *

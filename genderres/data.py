@@ -15,7 +15,7 @@ from .congress import congress_portraits
 from .duplicates import link, near_pairs, thumbnail
 from .portraits import sample_portraits
 from .predict import write_tables
-from .reader import examine, hidden, presented, read_photo, walk
+from .reader import PhotoProblem, examine, hidden, presented, read_photo, walk
 
 # %% ../nbs/00_data.ipynb #c7da0b76
 def kaggle_photos(
@@ -169,7 +169,9 @@ def check_photos(
 class PILPhoto(PILImage):
     "A `PILImage` that comes from `read_photo`"
     @classmethod
-    def create(cls, fn, **kwargs): return cls(read_photo(fn))
+    def create(cls, fn, **kwargs):
+        try: return cls(read_photo(fn))
+        except PhotoProblem as e: raise PhotoProblem(f"{fn}: {e}" if isinstance(fn, (str, Path)) else str(e)) from e
 
 # %% ../nbs/00_data.ipynb #add784a6
 def _pairs(

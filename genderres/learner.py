@@ -220,8 +220,9 @@ def lr_find(self:GenderLearner, **kwargs):
         except IndexError: res = None   # too few losses to look at
         finally: self.model_dir = model_dir
     losses = [float(o) for o in self.recorder.losses]
+    start = losses[min(9, len(losses) - 1)]   # of ten batches: of one it is chance
     if not np.isfinite(losses[:1]).all(): raise ValueError("lr_find: the loss is not finite from the first batch on. Look at dls.show_batch()")
-    if res is None or not all(np.isfinite(o) and o > 0 for o in res) or np.nanmin(losses) > .99*losses[0]:
-        raise ValueError(f"lr_find: the loss never fell over {len(losses)} batches (it began at {losses[0]:.2f}), so no rate can be "
+    if res is None or not all(np.isfinite(o) and o > 0 for o in res) or np.nanmin(losses[10:] or losses) > .99*start:
+        raise ValueError(f"lr_find: the loss never fell over {len(losses)} batches (it began at {start:.2f}), so no rate can be "
                          "suggested. Are the labels right? Else pass a lower start_lr, or give fit_one_cycle a rate yourself")
     return res

@@ -1,5 +1,6 @@
 "The demo and the learning-rate search, as a user meets them"
 import numpy as np, pandas as pd, pytest, torch
+from fastai.learner import Learner
 from torchvision.models import resnet18
 from genderres.data import gender_dls, sample_portraits
 from genderres.experiment import demo
@@ -25,6 +26,14 @@ def test_lr_find_gives_a_rate_or_says_why_not(tmp_path, n):
 def test_lr_find_on_a_loss_that_is_not_a_number(photos):
     learn = gender_learner(gender_dls(photos, size=32, bs=8, num_workers=0), resnet18, weights=None, loss_func=lambda p,y: p.sum()*torch.nan)
     with pytest.raises(ValueError, match='not finite from the first batch'): learn.lr_find(show_plot=False)
+
+def test_lr_find_is_not_misled_by_an_easy_first_batch(photos, monkeypatch):
+    learn = gender_learner(gender_dls(photos, size=32, bs=8, num_workers=0), resnet18, weights=None)
+    def found(losses):
+        monkeypatch.setattr(Learner, 'lr_find', lambda self, **kwargs: setattr(self.recorder, 'losses', losses) or (1e-3,))
+        return learn.lr_find()
+    assert found([.6, *[1.2]*20, .9, .7, 3.]) == (1e-3,)
+    with pytest.raises(ValueError, match='never fell over 24 batches .it began at 1.20.'): found([.6, *[1.2]*20, 1.3, 1.4, 3.])
 
 def test_weights_stay_frozen_under_a_new_head(photos, tmp_path):
     from safetensors.torch import save_file

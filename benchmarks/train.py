@@ -1,0 +1,152 @@
+"""How fast a validated model is trained, beside plain fastai: python benchmarks/train.py [--data FOLDER] [--hardware WORDS]
+
+FOLDER holds a folder of photos for each class. Plain fastai (`ImageDataLoaders`, `Resize` squished, `Flip`, `vision_learner`) and this library train the same ResNet34 on
+the same split, at the same size, with the same epochs and batch size, in turn, in one process; the seconds run from the folder of files to the accuracy on the
+validation photos, so this library's check of all files is in its seconds. Each row of benchmarks/train.csv is one run; JSON with the ratios is printed. Modes: frozen
+(the head alone), unfrozen (the whole network), growing (the same, ours from photos of half the size).
+
+`limit` is the share that the arithmetic alone would take of the seconds, at the rate of this machine's matrix products in the same precision, and `decode` what decoding the photos once
+would. `accuracy_float32` is that of the finished model in full precision. Memory is the most that process and loaders held at a time, in MB; on a GPU that of the GPU stands beside it.
+"""
+import argparse, gc, json, tempfile, threading, time, warnings
+from pathlib import Path
+import numpy as np, pandas as pd, psutil, torch
+from fastai.vision.all import Flip, ImageDataLoaders, Normalize, Resize, ResizeMethod, accuracy, imagenet_stats, resnet34, set_seed, vision_learner
+from torch.utils.flop_counter import FlopCounterMode
+from genderres.all import GrowSize, cache_photos, fastest_precision, gender_dls, gender_learner, photos_from_source
+from genderres.interpret import wilson
+from genderres.learner import _network
+from genderres.reader import read_photo
+
+results = Path(__file__).with_suffix('.csv')
+
+def fastai_plain(table, args, mode):
+    "Plain fastai, with the same body"
+    dls = ImageDataLoaders.from_df(table.assign(valid=table.split == 'valid')[['file', 'label', 'valid']], path='/', valid_col='valid', bs=args.bs, num_workers=args.workers,
+                                   item_tfms=Resize(args.size, ResizeMethod.Squish), batch_tfms=[Flip(), Normalize.from_stats(*imagenet_stats)])
+    learn = vision_learner(dls, resnet34, pretrained=False, metrics=accuracy)
+    if args.weights: learn.model[0].load_state_dict(_network(resnet34, 2, args.weights)[0].state_dict())
+    if mode == 'frozen': learn.freeze()
+    return learn, {}
+
+def ours(rapid=None, cache=None):
+    "This library: `rapid` goes to `to_rapid`"
+    def make(table, args, mode):
+        dls = gender_dls(table, size=args.size, bs=args.bs, num_workers=args.workers)
+        if cache: cache_photos(dls, cache)
+        learn = gender_learner(dls, resnet34, args.weights)
+        if mode != 'frozen': learn.unfreeze()
+        if rapid is not None: learn.to_rapid(args.views, **rapid)
+        return learn, dict(cbs=GrowSize()) if mode == 'growing' else {}
+    return make
+
+def steps(mode, cache):
+    "What is compared: name and a function that makes the learner; each step adds something to the one before"
+    res = [('fastai', fastai_plain)]
+    if mode == 'frozen': res.append(('features once', ours(dict(dtype=torch.float32))))
+    if mode == 'growing': res.append(('growing photos', ours()))
+    return res + [('+ precision' if len(res) > 1 else 'precision', ours({})), ('+ cache, empty', ours({}, cache)), ('+ cache, filled', ours({}, cache))]
+
+class Peak:
+    "The most memory that this process and its children hold at a time"
+    def __enter__(self):
+        self.most, self.stop = 0, threading.Event()
+        self.thread = threading.Thread(target=self.watch, daemon=True)
+        self.thread.start()
+        if torch.cuda.is_available(): torch.cuda.reset_peak_memory_stats()
+        return self
+    def watch(self):
+        me = psutil.Process()
+        while not self.stop.wait(.5):
+            held = 0
+            for o in [me, *me.children(recursive=True)]:
+                try: held += o.memory_full_info().uss
+                except psutil.Error: pass
+            self.most = max(self.most, held)
+    def __exit__(self, *exc):
+        self.stop.set()
+        self.thread.join()
+
+def run(make, table, args, mode, seed):
+    "One row of results"
+    gc.collect()
+    set_seed(seed)
+    with Peak() as peak:
+        start = time.perf_counter()
+        learn, kwargs = make(table, args, mode)
+        with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(args.epochs, args.lr, **kwargs)
+        seconds = time.perf_counter() - start
+    n, share, rapid = len(learn.dls.valid_ds), learn.recorder.values[-1][2], getattr(learn, 'rapid', None)
+    right = round(share*n)
+    row = dict(seconds=seconds, right=right, n=n, accuracy=share, low=wilson(right, n)[1], high=wilson(right, n)[2], memory=peak.most/2**20,
+               memory_gpu=torch.cuda.max_memory_allocated()/2**20 if torch.cuda.is_available() else 0)
+    with learn.no_bar(), learn.no_logging(): preds, targs = learn.get_preds()
+    row['accuracy_float32'] = float((preds.argmax(1) == targs).float().mean())
+    return row | dict(precision=str(rapid.dtype if rapid else torch.float32).removeprefix('torch.'), views=rapid.views if rapid and mode == 'frozen' else 0)
+
+def machine(table, args):
+    "Operations of a forward pass of one photo, of matrix products a second in each precision, and seconds to decode all photos once"
+    device, res = 'cuda' if torch.cuda.is_available() else 'cpu', {}
+    net = _network(resnet34, 2, None)[0].eval().to(device)
+    with FlopCounterMode(display=False) as count, torch.no_grad(): net(torch.zeros(1, 3, args.size, args.size, device=device))
+    for dtype in (torch.float32, fastest_precision(net, args.size)[0]):
+        a, best = torch.randn(2048, 2048, device=device).to(dtype), np.inf
+        for _ in range(5):
+            start = time.perf_counter()
+            a @ a
+            if device == 'cuda': torch.cuda.synchronize()
+            best = min(best, time.perf_counter() - start)
+        res[str(dtype).removeprefix('torch.')] = 2*2048**3/best
+    some = table.file.sample(min(len(table), 200), random_state=0)
+    start = time.perf_counter()
+    for o in some: read_photo(o)
+    return count.get_total_flops(), res, (time.perf_counter() - start)/len(some)*len(table)/max(args.workers or 1, 1)
+
+def operations(mode, step, row, forward, table, args):
+    "How many operations the network's work takes at least"
+    train, valid = ((table.split == o).sum()*forward for o in ('train', 'valid'))
+    if row['views']: return row['views']*train + valid
+    share = np.mean(np.linspace(.5, 1, args.epochs)**2) if mode == 'growing' and step != 'fastai' else 1
+    return args.epochs*((2 if mode == 'frozen' else 3)*share*train + valid)   # frozen fastai goes back through the body, too: it trains the batch norm
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--data', type=Path, default=Path('../shared/data/congress'))
+    parser.add_argument('--modes', nargs='+', default=['frozen', 'unfrozen', 'growing'], choices=['frozen', 'unfrozen', 'growing'])
+    parser.add_argument('--seeds', nargs='+', type=int, default=[42, 43, 44])
+    parser.add_argument('--photos', type=int, help='so many photos, drawn at random; default: all')
+    parser.add_argument('--size', type=int, default=224)
+    parser.add_argument('--epochs', type=int, default=4)
+    parser.add_argument('--bs', type=int, default=64)
+    parser.add_argument('--lr', type=float, default=1e-3)
+    parser.add_argument('--views', type=int, default=2, help='views of each training photo while the body is frozen')
+    parser.add_argument('--workers', type=int, default=2)
+    parser.add_argument('--weights', default='portrait', help='as gender_learner takes them; none: from scratch')
+    parser.add_argument('--hardware', default='unknown', help='the machine, in words')
+    parser.add_argument('--out', type=Path, default=results, help='CSV to add the rows to')
+    args = parser.parse_args()
+    args.weights = None if args.weights == 'none' else args.weights
+    warnings.simplefilter('ignore')
+    photos = photos_from_source(args.data).query("problem == '' and label != ''")
+    if args.photos: photos = photos.sample(min(args.photos, len(photos)), random_state=0)
+    split = gender_dls(photos[['file', 'label']], size=args.size, bs=args.bs, num_workers=0).photos.query("split != 'left out'")
+    table = split[['file', 'label', 'split']].reset_index(drop=True)
+    forward, rates, decode = machine(table, args)
+    rows = []
+    for mode in args.modes:
+        for seed in args.seeds:
+            with tempfile.TemporaryDirectory() as cache:
+                for step,make in steps(mode, cache):
+                    row = run(make, table, args, mode, seed)
+                    limit = operations(mode, step, row, forward, table, args)/rates[row['precision']]
+                    rows.append(dict(set=args.data.name, photos=len(table), mode=mode, step=step, seed=seed, size=args.size, epochs=args.epochs, bs=args.bs) | row
+                                | dict(limit=limit/row['seconds'], decode=decode/row['seconds'], hardware=args.hardware))
+                    print(pd.Series(rows[-1]).to_json(), flush=True)
+                    old = pd.read_csv(args.out) if args.out.exists() else pd.DataFrame()
+                    pd.concat([old, pd.DataFrame(rows[-1:])]).to_csv(args.out, index=False, float_format='%.5g')
+    rows = pd.DataFrame(rows)
+    mean = rows.groupby(['mode', 'step'], sort=False).seconds.mean()
+    ratios = {m: {s: round(mean[m, 'fastai']/mean[m, s], 2) for s in mean[m].index} for m in args.modes}
+    print(json.dumps(dict(photos=len(table), times_as_fast=ratios, operations_per_second=rates, operations_per_photo=forward), default=float))
+
+if __name__ == '__main__': main()

@@ -1,0 +1,242 @@
+"Rapid training: bad input, interrupts, and what must go on working afterwards"
+import multiprocessing, os, subprocess, sys
+from pathlib import Path
+import numpy as np, pytest, torch
+from fastai.vision.all import Callback, EarlyStoppingCallback, ImageDataLoaders, Resize, SaveModelCallback, resnet18, set_seed
+from safetensors.torch import save_file
+from genderres import rapid
+from genderres.data import PILPhoto, gender_dls
+from genderres.learner import gender_learner
+from genderres.portraits import sample_portraits
+from genderres.rapid import GrowSize, PhotoCache, cache_photos, clear_cache, fastest_precision
+from genderres.reader import PhotoProblem
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+    "Weights for a small body"
+    set_seed(0)
+    save_file(resnet18(weights=None).state_dict(), file := tmp_path_factory.mktemp('weights')/'w.safetensors')
+    return file
+
+@pytest.fixture
+def quiet(photos, weights):
+    "A frozen learner for the photos, trained rapidly, that prints nothing"
+    def make(views=2, source=photos, **kwargs):
+        set_seed(1)
+        learn = gender_learner(gender_dls(source, size=32, bs=8, num_workers=0), resnet18, weights, **kwargs).to_rapid(views, dtype=torch.float32)
+        learn.remove_cbs([learn.progress])
+        learn.logger = lambda o: None
+        return learn
+    return make
+
+def whole(learn, dls): return learn.dls is dls and 'forward' not in vars(learn.model) and not torch.is_autocast_enabled('cpu')
+
+def test_what_follows_goes_on_working(quiet, tmp_path, photos):
+    learn = quiet()
+    dls = learn.dls
+    learn.path = tmp_path
+    learn.fit_one_cycle(2, cbs=[SaveModelCallback(), EarlyStoppingCallback(patience=5)])
+    state = {k: v.clone() for k,v in learn.model.state_dict().items()}
+    learn.load('model')   # the whole network, not the head
+    learn.save('again')
+    learn.load('again')
+    assert all(torch.equal(v, state[k]) for k,v in learn.model.state_dict().items())
+    assert whole(learn, dls) and len(learn.recorder.values) == 2 and len(learn.recorder.lrs) == len(learn.recorder.losses) >= 40
+    classifier = learn.to_classifier()   # asks whether the classifier says what the learner says
+    assert len(classifier.predict(str(photos))) == 20
+    learn.export('learn.pkl')
+    assert (tmp_path/'learn.pkl').stat().st_size < 200e6 and learn.rapid.kept is not None
+    learn.show_results(max_n=2)
+    learn.unfreeze()
+    before = learn.model[0][0].weight.clone()
+    learn.fit_one_cycle(1, slice(1e-5, 1e-4))
+    assert not torch.equal(before, learn.model[0][0].weight) and whole(learn, dls)
+
+def test_the_body_stays_as_it_is_even_after_it_was_trained(quiet):
+    learn = quiet()
+    learn.unfreeze()
+    learn.fit_one_cycle(1)   # leaves gradients of the body
+    learn.freeze()
+    before = {k: v.clone() for k,v in learn.model[0].state_dict().items()}
+    learn.fit_one_cycle(1)
+    assert all(torch.equal(v, before[k]) for k,v in learn.model[0].state_dict().items())
+
+def test_a_callback_may_look_at_photos(quiet):
+    class Ask(Callback):
+        def after_epoch(self): self.preds = self.model.eval()(photos)
+    learn = quiet()
+    photos = learn.dls.valid.one_batch()[0]
+    learn.fit(1, cbs=(ask := Ask()))
+    assert torch.allclose(ask.preds, learn.model.eval()(photos))
+
+@pytest.mark.parametrize('frozen', [True, False])
+@pytest.mark.parametrize('error', [KeyboardInterrupt, RuntimeError])
+def test_an_interrupt_leaves_the_learner_whole(quiet, frozen, error):
+    learn = quiet()
+    dls = learn.dls
+    if not frozen:
+        learn.unfreeze()
+        learn.rapid.dtype = torch.bfloat16
+    class Stop(Callback):
+        order = 11   # after Autocast
+        def before_batch(self): raise error('stop')
+    with pytest.raises(error): learn.fit_one_cycle(2, cbs=[Stop(), GrowSize()])
+    assert whole(learn, dls) and tuple(dls.train.after_item.fs[0].size) == (32, 32)
+    learn.remove_cbs([Stop, GrowSize])
+    learn.rapid.dtype = torch.float32
+    learn.fit_one_cycle(1)
+
+def test_more_views_than_memory(quiet, monkeypatch):
+    learn = quiet(views=10)
+    monkeypatch.setattr(rapid, '_memory_left', lambda: 4*1024*len(learn.dls.train_ds)*7)
+    monkeypatch.setattr(rapid, '_views_dl', lambda *args: pytest.fail('the work has started'))
+    with pytest.raises(ValueError, match='views=10 .* views=5 fits'): learn.fit_one_cycle(1)
+    monkeypatch.setattr(rapid, '_memory_left', lambda: 0)
+    with pytest.raises(ValueError, match='not even one fits'): learn.fit_one_cycle(1)
+    with pytest.raises(ValueError, match='views=0'): learn.to_rapid(0)
+
+def test_another_head_is_refused(photos, weights):
+    learn = gender_learner(gender_dls(photos, size=32, bs=8, num_workers=0), resnet18, weights)
+    learn.model[1] = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(512, 2))
+    with pytest.raises(ValueError, match='AdaptiveConcatPool2d'): learn.to_rapid(dtype=torch.float32)
+
+def test_a_photo_changes_or_vanishes(quiet, photos):
+    learn = quiet()
+    learn.fit(1)
+    file, kept = Path(learn.dls.train_ds.items.file.iloc[0]), learn.rapid.kept
+    PILPhoto.create(file).rotate(180).save(file)
+    learn.fit(1)
+    alike = torch.isclose(learn.rapid.kept[0][0], kept[0][0], atol=1e-3).all(1)
+    assert not alike[0] and alike[1:].all()
+    file.unlink()
+    with pytest.raises(PhotoProblem, match=f'{file.name}: .*put it back'): learn.fit(1)
+
+def test_same_seed_same_result(quiet):
+    runs = []
+    for _ in range(2):
+        learn = quiet()
+        learn.fit_one_cycle(2)
+        runs.append((learn.recorder.values, learn.recorder.losses[-1]))
+    assert runs[0] == runs[1]
+
+def test_precision_by_a_margin(monkeypatch):
+    net = torch.nn.Conv2d(3, 3, 3)
+    def found(*seconds):
+        layouts = [torch.channels_last, torch.contiguous_format]*2
+        table = rapid.pd.DataFrame(dict(precision=[torch.float32]*2 + [torch.bfloat16]*2, layout=layouts, seconds=seconds))
+        monkeypatch.setattr(rapid, 'measure_precision', lambda *args: table)
+        rapid._measured.clear()
+        return fastest_precision(net)
+    assert found(1, .9, .8, .9) == (torch.float32, torch.channels_last)
+    assert found(1, .9, .3, .9) == (torch.bfloat16, torch.channels_last)
+    assert found(1, .2, 9, 9) == (torch.float32, torch.contiguous_format)
+    rapid._measured.clear()
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+def test_on_a_gpu(photos, weights, dtype):
+    learn = gender_learner(gender_dls(photos, size=64, bs=8, num_workers=2), resnet18, weights).to_rapid(dtype=dtype)
+    learn.fine_tune(1)
+    assert next(learn.model.parameters()).is_cuda and np.isfinite(learn.recorder.values[-1]).all()
+    assert learn.to_rapid().rapid.dtype in (torch.float32, torch.bfloat16, torch.float16)
+
+# the cache of decoded photos
+
+def read(cache, files): return [np.asarray(cache.read(o)) for o in files]
+
+@pytest.fixture
+def files(photos): return sorted(photos.rglob('*.jpg'))
+
+def same(a, b): return all(np.array_equal(x, y) for x,y in zip(a, b, strict=True))
+
+def test_cache_of_a_changed_photo(files, tmp_path):
+    cache = PhotoCache(tmp_path/'c')
+    first, = read(cache, files[:1])
+    times = files[0].stat()
+    data = files[1].read_bytes().ljust(times.st_size, b'\0')[:max(times.st_size, files[1].stat().st_size)]
+    files[0].write_bytes(data)
+    os.utime(files[0], ns=(times.st_atime_ns, times.st_mtime_ns))   # path and time tell nothing
+    now, = read(cache, files[:1])
+    assert np.array_equal(now, np.asarray(PILPhoto.create(files[1]))) and not np.array_equal(now, first)
+    files[0].unlink()
+    with pytest.raises(PhotoProblem, match=f'{files[0].name}: no such file.*put it back'): read(cache, files[:1])
+
+def damaged(file): return [b'', file.read_bytes()[:10], file.read_bytes()[:-5], bytes(1000), file.read_bytes()[:-1] + bytes([file.read_bytes()[-1] ^ 1])]
+
+def test_damaged_cache_is_rebuilt(files, tmp_path):
+    cache = PhotoCache(tmp_path/'c')
+    want = read(cache, files[:1])
+    kept, = (tmp_path/'c').iterdir()
+    for bad in damaged(kept):
+        kept.write_bytes(bad)
+        with pytest.warns(UserWarning, match='damaged; the photo is decoded again'): assert same(read(cache, files[:1]), want)
+        assert same(read(cache, files[:1]), want)   # no warning any more
+
+def test_cache_that_cannot_be_written(files, tmp_path, monkeypatch):
+    (tmp_path/'file').write_text('in the way')
+    want = [np.asarray(PILPhoto.create(o)) for o in files]
+    cache = PhotoCache(tmp_path/'file')
+    with pytest.warns(UserWarning, match='cannot be used') as said: assert same(read(cache, files), want)
+    assert len(said) == 1
+    cache = PhotoCache(tmp_path/'full')
+    def no_space(*args): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(rapid.os, 'replace', no_space)
+    with pytest.warns(UserWarning, match='No space left on device') as said: assert same(read(cache, files), want)
+    assert len(said) == 1 and list((tmp_path/'full').iterdir()) == []
+
+def test_cache_is_bounded_and_cleared(files, tmp_path):
+    folder = tmp_path/'c'
+    folder.mkdir()
+    (folder/'notes.txt').write_text('mine')
+    each = 3*64*64 + 16
+    for part in (files[:8], files[8:16]):
+        cache = PhotoCache(folder, max_bytes=5*each)
+        cache.opened += 3600   # what is there was used by runs before
+        read(cache, part)
+        assert sum(o.stat().st_size for o in folder.iterdir() if o.suffix != '.txt') <= 5*each
+    assert clear_cache(folder) > 0
+    assert [o.name for o in folder.iterdir()] == ['notes.txt'] and clear_cache(folder) == 0
+
+def _read_all(args):
+    folder, files = args
+    cache = PhotoCache(folder)
+    return [int(np.asarray(cache.read(o)).sum()) for o in files]
+
+def test_two_runs_share_a_cache(files, tmp_path):
+    with multiprocessing.get_context('spawn').Pool(2) as pool: a, b = pool.map(_read_all, [(tmp_path/'c', files), (tmp_path/'c', files[::-1])])
+    assert a == b[::-1] == [int(np.asarray(PILPhoto.create(o)).sum()) for o in files]
+    assert len(list((tmp_path/'c').iterdir())) == len({o.read_bytes() for o in files})
+
+def test_interrupted_while_caching(files, tmp_path, monkeypatch):
+    cache, decode, done = PhotoCache(tmp_path/'c'), rapid._decode, []
+    def stop(*args):
+        if len(done) == 7: raise KeyboardInterrupt
+        done.append(1)
+        return decode(*args)
+    monkeypatch.setattr(rapid, '_decode', stop)
+    with pytest.raises(KeyboardInterrupt): read(cache, files)
+    done.clear()
+    monkeypatch.setattr(rapid, '_decode', lambda *args: done.append(1) or decode(*args))
+    read(PhotoCache(tmp_path/'c'), files)
+    assert len(done) == len(files) - 7
+
+def test_same_training_with_a_cache(photos, weights, tmp_path):
+    runs = []
+    for cached in (False, True, True):
+        set_seed(3)
+        dls = gender_dls(photos, size=32, bs=8, num_workers=0)
+        if cached: cache_photos(dls, tmp_path/'c')
+        learn = gender_learner(dls, resnet18, weights)
+        with learn.no_bar(), learn.no_logging(): learn.fit(1)
+        runs.append(learn.recorder.values)
+    assert runs[0] == runs[1] == runs[2]
+    assert len(learn.to_classifier().predict(str(photos))) == 20
+
+def test_other_data_are_refused(quiet, photos):
+    learn = quiet()
+    learn.dls = ImageDataLoaders.from_folder(photos, valid_pct=.2, item_tfms=Resize(32), num_workers=0)
+    with pytest.raises(ValueError, match='cache_photos needs the DataLoaders of gender_dls'): cache_photos(learn.dls)
+    with pytest.raises(ValueError, match='to_rapid needs the DataLoaders of gender_dls'): learn.to_rapid(dtype=torch.float32)
+
+def test_importing_the_package_is_light():
+    subprocess.run([sys.executable, '-c', 'import genderres, sys; assert "torch" not in sys.modules and "fastai" not in sys.modules'], check=True)
