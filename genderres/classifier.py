@@ -23,7 +23,7 @@ from .portraits import draw_portrait, sample_portraits
 from .predict import *
 from .reader import presented, read_photo, to_pixels
 
-# %% ../nbs/03_classifier.ipynb #0d1d276d
+# %% ../nbs/03_classifier.ipynb #e76e74d3
 def _digest(state, facts):
     "A checksum of the facts and of all tensors"
     return hashlib.sha256((json.dumps(facts, sort_keys=True) + tensor_digest(state)).encode()).hexdigest()
@@ -31,7 +31,7 @@ def _digest(state, facts):
 def _build(state, facts, source):
     archs = known_archs()
     if facts['arch'] not in archs: raise ValueError(f"{source} has the architecture {facts['arch']!r}, which this version does not know")
-    with torch.device('meta'): model = _network(archs[facts['arch']], len(facts['vocab']), None)
+    with torch.device('meta'): model = _network(archs[facts['arch']], len(facts['vocab']), None, facts.get('stem', 'normal'))
     own = model.state_dict()
     if wrong := [k for k in own.keys() | state.keys() if k not in own or k not in state or (own[k].shape, own[k].dtype) != (state[k].shape, state[k].dtype)]:
         raise ValueError(f"{source}: its tensors do not fit {facts['arch']} with {len(facts['vocab'])} classes: {len(wrong)} are missing, unknown or of "
@@ -76,7 +76,7 @@ def photo_ids(
     "A number for the content of each file, whatever its name"
     return np.array([int.from_bytes(hashlib.sha256(Path(o).read_bytes()).digest()[:8], 'little') for o in files], np.uint64)
 
-# %% ../nbs/03_classifier.ipynb #43b6fffa
+# %% ../nbs/03_classifier.ipynb #e104b5a7
 def _trained(learn, interp, licence):
     "Training facts for people, and the ids of the training photos"
     if not hasattr(learn.dls, 'photos'): raise ValueError("the learner's data does not come from gender_dls, so what it was trained on is not known")
@@ -104,7 +104,7 @@ def to_classifier(self:GenderLearner,
     size, norm = _find(self.dls.valid.after_item, CropOrWhole, self).size, _find(self.dls.valid.after_batch, Normalize, self)
     interp = interp or GenderInterpretation.from_learner(self)
     trained, trained_on = _trained(self, interp, licence)
-    facts = dict(format=file_format, arch=self.arch, vocab=[*map(str, self.dls.vocab)], size=[size[1], size[0]], mean=[round(o, 6) for o in norm.mean.flatten().tolist()],
+    facts = dict(format=file_format, arch=self.arch, stem=self.stem, vocab=[*map(str, self.dls.vocab)], size=[size[1], size[0]], mean=[round(o, 6) for o in norm.mean.flatten().tolist()],
                  std=[round(o, 6) for o in norm.std.flatten().tolist()], temperature=1., abstain=abstain, trained=trained, trained_on=trained_on)
     state = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k,v in self.model.state_dict().items()}
     clf = GenderClassifier(state, facts, self.dls.device, 'the learner')
