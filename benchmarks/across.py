@@ -54,16 +54,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data', type=Path, default=Path('../shared/data'))
     parser.add_argument('--weights', nargs='+', choices=[*networks], default=[*networks])
+    parser.add_argument('--trained-on', nargs='+', choices=['congress', 'wild'], default=['congress', 'wild'])
     parser.add_argument('--models', type=Path, default=models)
     parser.add_argument('--hardware', default='unknown', help='the machine, in words')
     args = parser.parse_args()
     done = pd.read_csv(results) if results.exists() else pd.DataFrame(columns=['weights', 'trained_on'])
     for weights in args.weights:
-        for name,other in (('congress', 'wild'), ('wild', 'congress')):
+        for name in args.trained_on:
             if (done[['weights', 'trained_on']] == [weights, name]).all(axis=1).any(): continue
-            rows = [o | dict(hardware=args.hardware) for o in measure(args.data/name, args.data/other, weights, args.models)]
-            done = pd.DataFrame([*done.to_dict('records'), *rows])
-            done.to_csv(results, index=False)
-            print(pd.DataFrame(rows).T, flush=True)
+            other = 'wild' if name == 'congress' else 'congress'
+            rows = pd.DataFrame([*measure(args.data/name, args.data/other, weights, args.models)]).assign(hardware=args.hardware)
+            rows.to_csv(results, mode='a', header=not results.exists(), index=False)
+            print(rows.T, flush=True)
 
 if __name__ == '__main__': main()

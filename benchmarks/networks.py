@@ -1,4 +1,4 @@
-"""The paper's comparisons, from scratch: python benchmarks/networks.py [--data FOLDER] [--hardware WORDS]
+"""The paper's comparisons, from scratch: python benchmarks/networks.py [--data FOLDER] [--sets drawn congress] [--hardware WORDS]
 
 With shortcuts and without (`resnet34`, `plain34`), by depth (`resnet18`, `resnet34`, `resnet50`), and with the normal and the small
 stem: four epochs each, three seeds. `drawn` are 600 drawn portraits, two thirds to train on; `congress` are all women of FOLDER/congress and as many of the men,
@@ -59,19 +59,19 @@ def measure(network, stem, name, size, seed, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data', type=Path, default=Path('../shared/data'))
+    parser.add_argument('--sets', nargs='+', choices=['drawn', 'congress'], default=['drawn', 'congress'])
     parser.add_argument('--hardware', default='unknown', help='the machine, in words')
     args = parser.parse_args()
     torch.set_num_threads(1)
     done = pd.read_csv(results) if results.exists() else pd.DataFrame(columns=keys)
-    for network,stem,name,size in plan:
-        for seed in seeds:
-            if (done[keys] == [network, stem, name, size, seed]).all(axis=1).any(): continue
+    for seed in seeds:
+        for network,stem,name,size in plan:
+            if name not in args.sets or (done[keys] == [network, stem, name, size, seed]).all(axis=1).any(): continue
             if name == 'congress' and not (args.data/name).is_dir():
                 print(f'left out, since there is no {args.data/name}: {network}, seed {seed}')
                 continue
             row = measure(network, stem, name, size, seed, args.data) | dict(hardware=args.hardware)
-            done = pd.DataFrame([*done.to_dict('records'), row])
-            done.to_csv(results, index=False)
+            pd.DataFrame([row]).to_csv(results, mode='a', header=not results.exists(), index=False)
             print(pd.Series(row).drop(['losses', 'valid_losses']).to_dict(), flush=True)
 
 if __name__ == '__main__': main()
