@@ -64,14 +64,13 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     done = pd.read_csv(results) if results.exists() else pd.DataFrame(columns=keys)
-    for seed in seeds:
-        for network,stem,name,size in plan:
-            if name not in args.sets or (done[keys] == [network, stem, name, size, seed]).all(axis=1).any(): continue
-            if name == 'congress' and not (args.data/name).is_dir():
-                print(f'left out, since there is no {args.data/name}: {network}, seed {seed}')
-                continue
-            row = measure(network, stem, name, size, seed, args.data) | dict(hardware=args.hardware)
-            pd.DataFrame([row]).to_csv(results, mode='a', header=not results.exists(), index=False)
-            print(pd.Series(row).drop(['losses', 'valid_losses']).to_dict(), flush=True)
+    for network,stem,name,size,seed in sorted([(*o, seed) for seed in seeds for o in plan], key=lambda o: o[1] == 'small'):   # the slowest last
+        if name not in args.sets or (done[keys] == [network, stem, name, size, seed]).all(axis=1).any(): continue
+        if name == 'congress' and not (args.data/name).is_dir():
+            print(f'left out, since there is no {args.data/name}: {network}, seed {seed}')
+            continue
+        row = measure(network, stem, name, size, seed, args.data) | dict(hardware=args.hardware)
+        pd.DataFrame([row]).to_csv(results, mode='a', header=not results.exists(), index=False)
+        print(pd.Series(row).drop(['losses', 'valid_losses']).to_dict(), flush=True)
 
 if __name__ == '__main__': main()
