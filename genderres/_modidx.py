@@ -235,6 +235,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'genderres.learner._portrait': ('learner.html#_portrait', 'genderres/learner.py'),
                                    'genderres.learner._read_weights': ('learner.html#_read_weights', 'genderres/learner.py'),
                                    'genderres.learner._rename': ('learner.html#_rename', 'genderres/learner.py'),
+                                   'genderres.learner._small_stem': ('learner.html#_small_stem', 'genderres/learner.py'),
                                    'genderres.learner._state_dict': ('learner.html#_state_dict', 'genderres/learner.py'),
                                    'genderres.learner.class_weight': ('learner.html#class_weight', 'genderres/learner.py'),
                                    'genderres.learner.gender_learner': ('learner.html#gender_learner', 'genderres/learner.py'),

@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 from .reader import PhotoProblem, read_photo, to_pixels, walk
 
-# %% ../nbs/02b_predict.ipynb #076d1008
+# %% ../nbs/02b_predict.ipynb #3e401f2c
 file_format = 1
 unsure = 'unsure'
 
@@ -39,6 +39,7 @@ _valid = {
     'abstain': lambda o: _is(o, int, float) and 0 <= o <= 1,
     'trained': lambda o: isinstance(o, dict),
     'trained_on': lambda o: isinstance(o, str)}
+_optional = {'stem': lambda o: o in ('normal', 'small')}
 
 def check_facts(
     facts:dict, # What a classifier's file says of it
@@ -50,7 +51,8 @@ def check_facts(
     if facts['format'] > file_format:
         raise ValueError(f"{source} has format {facts['format']}, this version of genderres knows {file_format}: "
                          "pip install --upgrade genderres")
-    if wrong := [k for k,ok in _valid.items() if k not in facts or not ok(facts[k])]:
+    wrong = [k for k,ok in _valid.items() if k not in facts or not ok(facts[k])] + [k for k,ok in _optional.items() if k in facts and not ok(facts[k])]
+    if wrong:
         raise ValueError(f"{source}: what it says of {', '.join(wrong)} is missing or makes no sense: {str(facts.get(wrong[0]))[:80]!r}")
     return facts
 
