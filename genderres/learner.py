@@ -141,9 +141,20 @@ def _lite0_body(weights):
     elif weights is not None: raise ValueError(f"weights={str(weights)!r}: for {lite0} there are 'lite0' and None")
     return body
 
-# %% ../nbs/01_learner.ipynb #302eb390
-def _network(arch, n_out, weights):
+# %% ../nbs/01_learner.ipynb #8eb001b0
+def _small_stem(net):
+    "Let the photo into the first residual stage of `net` at its full size"
+    if not isinstance(net, ResNet): raise ValueError(f"stem='small' is for the ResNets of torchvision and for plain34, not for {type(net).__name__}")
+    net.conv1, net.maxpool = nn.Conv2d(3, net.conv1.out_channels, 3, padding=1, bias=False), nn.Identity()
+    nn.init.kaiming_normal_(net.conv1.weight, mode='fan_out', nonlinearity='relu')
+    return net
+
+# %% ../nbs/01_learner.ipynb #97ed20c8
+def _network(arch, n_out, weights, stem='normal'):
     "The body of `arch` with `weights`, and a new head for `n_out` classes"
+    if stem not in ('normal', 'small'): raise ValueError(f"stem={stem!r}: 'normal' or 'small' is expected")
+    if stem == 'small' and weights is not None: raise ValueError(f"stem='small' is trained from scratch, weights={str(weights)!r} were made for another first layer: pass weights=None")
+    if stem == 'small' and arch == lite0: raise ValueError(f"stem='small' is for the ResNets of torchvision and for plain34, not for {lite0}")
     if arch == lite0:
         body = _lite0_body(weights)
         return add_head(body, 1280, n_out)
@@ -157,10 +168,11 @@ def _network(arch, n_out, weights):
         if wrong: raise ValueError(f"weights={str(weights)!r} do not fit {arch.__name__}: {len(wrong)} tensors are missing, "
                                    f"unknown or of another shape, e.g. {min(wrong)}")
         model.load_state_dict(state, strict=False)
+    if stem == 'small': _small_stem(model)
     body = create_body(model, cut=meta['cut'])
     return add_head(body, num_features_model(body), n_out)
 
-# %% ../nbs/01_learner.ipynb #d05c53f7
+# %% ../nbs/01_learner.ipynb #39b35745
 def known_archs() -> dict: # Name → what `gender_learner` takes as `arch`
     "The architectures by name"
     return {lite0: lite0, **{o.__name__: o for o in model_meta}}
@@ -195,20 +207,21 @@ def gender_learner(
     lr:float=3e-3, # Default learning rate
     cbs=None, # fastai callbacks
     class_weights:str|dict=None, # Weigh the loss: "balanced" makes every class count alike, a dict has the weight of each class; default: every photo counts alike, as in the paper
+    stem:str='normal', # "small" lets a photo of few pixels into the first residual stage at its full size, from scratch only
     **kwargs
-) -> GenderLearner: # With a frozen body if there are `weights`; it keeps the names of both, `arch` and `weights`
+) -> GenderLearner: # With a frozen body if there are `weights`; it keeps the names of both, `arch` and `weights`, and `stem`
     "A learner for the classes of `dls`"
     _check_batches(dls.train)
     arch = known_archs().get(arch, arch)
     if class_weights is not None: kwargs = dict(loss_func=CrossEntropyLossFlat(weight=class_weight(dls, class_weights)), **kwargs)
-    model = _network(arch, get_c(dls), weights)
+    model = _network(arch, get_c(dls), weights, stem)
     learn = GenderLearner(dls, model, splitter=default_split if arch == lite0 else model_meta[arch]['split'], metrics=metrics, lr=lr,
                           cbs=[ChannelsLast(), *L(cbs)], **kwargs)
-    learn.arch, learn.weights = getattr(arch, '__name__', arch), str(weights)
+    learn.arch, learn.weights, learn.stem = getattr(arch, '__name__', arch), str(weights), stem
     if weights is not None: learn.freeze()
     return learn
 
-# %% ../nbs/01_learner.ipynb #98e2f243
+# %% ../nbs/01_learner.ipynb #03d6cbf2
 @patch
 @delegates(Learner.lr_find)
 def lr_find(self:GenderLearner, **kwargs):
