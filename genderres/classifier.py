@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GenderClassifier', 'photo_ids', 'evaluate', 'compare']
 
-# %% ../nbs/03_classifier.ipynb #2c6849c5
+# %% ../nbs/03_classifier.ipynb #64e432b2
 import base64, hashlib, json, logging, platform, tempfile, warnings
 from copy import deepcopy
 from datetime import date
@@ -15,6 +15,7 @@ from fastai.vision.all import *
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from .calibrate import Calibration, _tempered
 from .data import *
 from .interpret import *
 from .learner import *
@@ -76,9 +77,9 @@ def photo_ids(
     "A number for the content of each file, whatever its name"
     return np.array([int.from_bytes(hashlib.sha256(Path(o).read_bytes()).digest()[:8], 'little') for o in files], np.uint64)
 
-# %% ../nbs/03_classifier.ipynb #e104b5a7
-def _trained(learn, interp, licence):
-    "Training facts for people, and the ids of the training photos"
+# %% ../nbs/03_classifier.ipynb #31204a0f
+def _trained(learn, interp, licence, calibration):
+    "Training facts for people, and the ids of the photos that were trained or calibrated on"
     if not hasattr(learn.dls, 'photos'): raise ValueError("the learner's data does not come from gender_dls, so what it was trained on is not known")
     photos = learn.dls.photos
     used = photos[photos.split != 'left out']
@@ -92,26 +93,34 @@ def _trained(learn, interp, licence):
         scored_on=sorted(set(interp.dl.items['split'])), scores=interp.scores().replace({np.nan: None}).to_dict('index'), labels=presented,
         date=date.today().isoformat(), python=platform.python_version(),
         versions={o: version(o) for o in ('genderres', 'fastai', 'torch', 'torchvision', 'pillow')}, licence=licence)
-    return facts, base64.b64encode(np.sort(ids[used.split == 'train']).astype('<u8').tobytes()).decode()
+    seen = ids[used.split == 'train']
+    if calibration:
+        facts['calibration'] = calibration.facts()
+        seen = np.union1d(seen, np.frombuffer(bytes.fromhex(''.join(calibration.ids)), '<u8'))
+    return facts, base64.b64encode(np.sort(seen).astype('<u8').tobytes()).decode()
 
 @patch
 def to_classifier(self:GenderLearner,
     interp:GenderInterpretation=None, # Its figures go into the file; default: of the validation photos
     licence:str='not stated', # What may be done with the classifier, and with the photos it was made from
-    abstain:float=0. # Below this probability its label is "unsure", unless `predict` is told otherwise
+    abstain:float=None, # Below this probability its label is "unsure", unless `predict` is told otherwise; default: the threshold of `calibration`, or else 0
+    calibration:Calibration=None # From `interp.calibrate()`; its temperature is the classifier's
 ) -> GenderClassifier:
     "A classifier with the learner's weights and the facts about them"
     size, norm = _find(self.dls.valid.after_item, CropOrWhole, self).size, _find(self.dls.valid.after_batch, Normalize, self)
-    interp = interp or GenderInterpretation.from_learner(self)
-    trained, trained_on = _trained(self, interp, licence)
+    interp = interp or (calibration.interp if calibration else GenderInterpretation.from_learner(self))
+    trained, trained_on = _trained(self, interp, licence, calibration)
+    temperature = calibration.temperature if calibration else 1.
+    if abstain is None: abstain = calibration.threshold if calibration else 0.
     facts = dict(format=file_format, arch=self.arch, stem=self.stem, vocab=[*map(str, self.dls.vocab)], size=[size[1], size[0]], mean=[round(o, 6) for o in norm.mean.flatten().tolist()],
-                 std=[round(o, 6) for o in norm.std.flatten().tolist()], temperature=1., abstain=abstain, trained=trained, trained_on=trained_on)
+                 std=[round(o, 6) for o in norm.std.flatten().tolist()], temperature=temperature, abstain=abstain, trained=trained, trained_on=trained_on)
     state = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k,v in self.model.state_dict().items()}
     clf = GenderClassifier(state, facts, self.dls.device, 'the learner')
-    some = interp.dl.items.head(16)
-    off = np.abs(clf.predict(some['file'].tolist(), abstain=0.)[clf.vocab].values - interp.preds[:len(some)].numpy()).max()
-    if not off < 1e-3: raise ValueError(f"the classifier's probabilities differ from the learner's by up to {off:.2g}: its validation transforms are not those of "
-                                        "gender_dls, or it was trained on after `interp` was made")
+    for o in {interp, calibration.interp if calibration else interp}:
+        some = o.dl.items.head(16)
+        off = np.abs(clf.predict(some['file'].tolist(), abstain=0.)[clf.vocab].values - _tempered(o.preds[:len(some)], temperature)).max()
+        if not off < 1e-3: raise ValueError(f"the classifier's probabilities differ from the learner's by up to {off:.2g}: its validation transforms are not those of "
+                                            "gender_dls, or it was trained on after its answers were kept, in `interp` or for `calibration`")
     return clf
 
 # %% ../nbs/03_classifier.ipynb #3099c849
@@ -156,9 +165,9 @@ def load(cls:GenderClassifier,
     if clf.digest != meta.get('sha256'): raise ValueError(f"{file} was altered after it was made: the checksum does not fit. Get it again from its source")
     return clf
 
-# %% ../nbs/03_classifier.ipynb #01ec5b91
+# %% ../nbs/03_classifier.ipynb #f588e526
 def _seen(clf):
-    "Ids of the photos that `clf` was trained on"
+    "Ids of the photos that `clf` was trained or calibrated on"
     return np.frombuffer(base64.b64decode(clf.facts['trained_on']), '<u8')
 
 @delegates(photos_from_source)
@@ -181,9 +190,9 @@ def evaluate(
     photos = check_photos(photos).reset_index(drop=True)
     fine = photos.index[photos.problem == '']
     seen = fine[np.isin(photo_ids(photos.file[fine]), _seen(clf))]
-    photos.loc[seen, 'problem'] = 'was trained on'
+    photos.loc[seen, 'problem'] = 'was trained on'   # a temperature is trained too
     todo = fine.difference(seen)
-    if not len(todo): raise ValueError(f"nothing to evaluate on: of {len(photos)} photos, {len(seen)} are ones the classifier was trained on, and the rest cannot be used")
+    if not len(todo): raise ValueError(f"nothing to evaluate on: of {len(photos)} photos, {len(seen)} are ones the classifier was trained or calibrated on, and the rest cannot be used")
     answers = clf.predict(photos.file[todo].tolist(), batch_size, abstain=0., progress=progress).set_index(todo)
     photos.loc[todo, 'problem'] = answers.problem
     return photos[['file', 'label']].join(answers.drop(columns=['file', 'problem']).rename(columns=dict(label='prediction'))).assign(problem=photos.problem).fillna(dict(prediction=''))
@@ -284,116 +293,3 @@ def to_int8(self:GenderClassifier,
     if before - after >= max_drop*n: raise ValueError(f"int8 is right on {after} of {n} photos instead of {before}: that is too much to lose, nothing was written")
     trained = {**self.facts['trained'], 'int8': dict(photos=n, right_float=before, right_int8=after)}
     return _write_onnx(model, {**self.facts, 'trained': trained}, file, overwrite)
-
-# %% ../nbs/03_classifier.ipynb #64e432b2
-import base64, hashlib, json, logging, platform, tempfile, warnings
-from copy import deepcopy
-from datetime import date
-from importlib.metadata import version
-import numpy as np, pandas as pd
-from fastai.vision.all import *
-from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from .calibrate import Calibration, _tempered
-from .data import *
-from .interpret import *
-from .learner import *
-from .learner import _network
-from .portraits import draw_portrait, sample_portraits
-from .predict import *
-from .reader import presented, read_photo, to_pixels
-
-# %% ../nbs/03_classifier.ipynb #0d1d276d
-def _digest(state, facts):
-    "A checksum of the facts and of all tensors"
-    return hashlib.sha256((json.dumps(facts, sort_keys=True) + tensor_digest(state)).encode()).hexdigest()
-
-def _build(state, facts, source):
-    archs = known_archs()
-    if facts['arch'] not in archs: raise ValueError(f"{source} has the architecture {facts['arch']!r}, which this version does not know")
-    with torch.device('meta'): model = _network(archs[facts['arch']], len(facts['vocab']), None)
-    own = model.state_dict()
-    if wrong := [k for k in own.keys() | state.keys() if k not in own or k not in state or (own[k].shape, own[k].dtype) != (state[k].shape, state[k].dtype)]:
-        raise ValueError(f"{source}: its tensors do not fit {facts['arch']} with {len(facts['vocab'])} classes: {len(wrong)} are missing, unknown or of "
-                         f"another shape, e.g. {min(wrong)}")
-    model.load_state_dict(state, assign=True)
-    return model.requires_grad_(False).eval()
-
-# %% ../nbs/03_classifier.ipynb #ec9bea55
-def _trained(learn, interp, licence, calibration):
-    "Training facts for people, and the ids of the photos that were trained or calibrated on"
-    if not hasattr(learn.dls, 'photos'): raise ValueError("the learner's data does not come from gender_dls, so what it was trained on is not known")
-    photos = learn.dls.photos
-    used = photos[photos.split != 'left out']
-    ids = photo_ids(used.file)
-    rows = sorted(f'{i:016x} {r.label} {r.split}' for i,r in zip(ids, used.itertuples()))
-    counts = used.groupby(['split', 'label']).size()
-    facts = dict(
-        data=hashlib.sha256('\n'.join(rows).encode()).hexdigest(),
-        photos={s: counts[s].to_dict() for s in counts.index.levels[0]}, left_out=len(photos) - len(used), seed=learn.dls.seed,
-        weights=Path(learn.weights).name, epochs_of_last_fit=len(learn.recorder.values),
-        scored_on=sorted(set(interp.dl.items['split'])), scores=interp.scores().replace({np.nan: None}).to_dict('index'), labels=presented,
-        date=date.today().isoformat(), python=platform.python_version(),
-        versions={o: version(o) for o in ('genderres', 'fastai', 'torch', 'torchvision', 'pillow')}, licence=licence)
-    seen = ids[used.split == 'train']
-    if calibration:
-        facts['calibration'] = calibration.facts()
-        seen = np.union1d(seen, np.frombuffer(bytes.fromhex(''.join(calibration.ids)), '<u8'))
-    return facts, base64.b64encode(np.sort(seen).astype('<u8').tobytes()).decode()
-
-@patch
-def to_classifier(self:GenderLearner,
-    interp:GenderInterpretation=None, # Its figures go into the file; default: of the validation photos
-    licence:str='not stated', # What may be done with the classifier, and with the photos it was made from
-    abstain:float=None, # Below this probability its label is "unsure", unless `predict` is told otherwise; default: the threshold of `calibration`, or else 0
-    calibration:Calibration=None # From `interp.calibrate()`; its temperature is the classifier's
-) -> GenderClassifier:
-    "A classifier with the learner's weights and the facts about them"
-    size, norm = _find(self.dls.valid.after_item, CropOrWhole, self).size, _find(self.dls.valid.after_batch, Normalize, self)
-    interp = interp or (calibration.interp if calibration else GenderInterpretation.from_learner(self))
-    trained, trained_on = _trained(self, interp, licence, calibration)
-    temperature = calibration.temperature if calibration else 1.
-    if abstain is None: abstain = calibration.threshold if calibration else 0.
-    facts = dict(format=file_format, arch=self.arch, vocab=[*map(str, self.dls.vocab)], size=[size[1], size[0]], mean=[round(o, 6) for o in norm.mean.flatten().tolist()],
-                 std=[round(o, 6) for o in norm.std.flatten().tolist()], temperature=temperature, abstain=abstain, trained=trained, trained_on=trained_on)
-    state = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k,v in self.model.state_dict().items()}
-    clf = GenderClassifier(state, facts, self.dls.device, 'the learner')
-    for o in {interp, calibration.interp if calibration else interp}:
-        some = o.dl.items.head(16)
-        off = np.abs(clf.predict(some['file'].tolist(), abstain=0.)[clf.vocab].values - _tempered(o.preds[:len(some)], temperature)).max()
-        if not off < 1e-3: raise ValueError(f"the classifier's probabilities differ from the learner's by up to {off:.2g}: its validation transforms are not those of "
-                                            "gender_dls, or it was trained on after its answers were kept, in `interp` or for `calibration`")
-    return clf
-
-# %% ../nbs/03_classifier.ipynb #f588e526
-def _seen(clf):
-    "Ids of the photos that `clf` was trained or calibrated on"
-    return np.frombuffer(base64.b64decode(clf.facts['trained_on']), '<u8')
-
-@delegates(photos_from_source)
-def evaluate(
-    clf:Classifier, # Who answers
-    source:str|Path|pd.DataFrame, # Labelled photos, as for `gender_dls`
-    part:str=None, # train, valid or test, where `source` has a split; default: test, or else valid
-    batch_size:int=64, # Photos in memory at once
-    progress:bool=True, # Show a bar, if it takes more than two seconds
-    **kwargs
-) -> pd.DataFrame: # `file`, `label`, `prediction`, a probability for each class, `problem`; a row for each photo
-    "Compare answers with labels; photos with a `problem` do not count, and to have been trained on is one"
-    photos = photos_from_source(source, **kwargs)
-    have = set(photos.split) - {''}
-    if part is None: part = first(o for o in ('test', 'valid') if o in have) or ''
-    elif part not in have: raise ValueError(f"part={part!r}: {'the split has ' + ', '.join(sorted(have)) if have else 'these photos have no split'}")
-    if part: photos = photos[(photos.split == part) | (photos.problem != '')]
-    if other := set(photos.label) - {*clf.vocab, ''}:
-        raise ValueError(f"the classifier knows {', '.join(clf.vocab)}; the photos are filed as {', '.join(sorted(other))}: rename them, or evaluate another classifier")
-    photos = check_photos(photos).reset_index(drop=True)
-    fine = photos.index[photos.problem == '']
-    seen = fine[np.isin(photo_ids(photos.file[fine]), _seen(clf))]
-    photos.loc[seen, 'problem'] = 'was trained on'   # a temperature is trained too
-    todo = fine.difference(seen)
-    if not len(todo): raise ValueError(f"nothing to evaluate on: of {len(photos)} photos, {len(seen)} are ones the classifier was trained or calibrated on, and the rest cannot be used")
-    answers = clf.predict(photos.file[todo].tolist(), batch_size, abstain=0., progress=progress).set_index(todo)
-    photos.loc[todo, 'problem'] = answers.problem
-    return photos[['file', 'label']].join(answers.drop(columns=['file', 'problem']).rename(columns=dict(label='prediction'))).assign(problem=photos.problem).fillna(dict(prediction=''))
