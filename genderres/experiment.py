@@ -108,22 +108,22 @@ def cross_validate(
     folds.loc['standard deviation'] = folds[:k].std().where(~folds.columns.isin(['low', 'high']))
     return folds, every
 
-# %% ../nbs/02a_experiment.ipynb #d6875ef4
+# %% ../nbs/02a_experiment.ipynb #931bd7aa
 def demo(
     out:str='demo', # Folder for the plots and tables
     n:int=1600 # How many portraits to draw
 ) -> pd.DataFrame: # The scores
-    "Draw portraits, train four epochs from scratch, show where the network errs"
+    "Draw portraits, train four epochs on the portrait body, show where the network errs"
     print(f'Drawing {n} cartoon portraits ...')
-    dls = gender_dls(sample_portraits(n=n), size=96, bs=16, split='random')   # as in the paper; no drawn portrait is a copy
+    dls = gender_dls(sample_portraits(n=n), size=96, split='random')   # as in the paper; no drawn portrait is a copy
     print(f"They lie in {Path(dls.photos.file[0]).parent.parent}:\n")
     print(pd.crosstab(dls.photos.label, dls.photos.split, margins=True), '\n')
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     dls.show_batch(max_n=16, figsize=(7, 7))
     _save_fig(plt.gcf(), out/'portraits.png')
-    print('Four epochs of a 34-layer residual network, from scratch:')
-    scores = run_experiment(dls, out).scores()
+    print('Four epochs of a 34-layer residual network, on the portrait weights that come with the package:')
+    scores = run_experiment(dls, out, weights='portrait').scores()
     print(f"\nOn {scores.n['accuracy']} portraits it has not seen:\n{summary(scores)}\n\nPlots and tables are in {out.resolve()}:")
     print('\n'.join(f'  {o.name}' for o in sorted(out.iterdir())))
     return scores
