@@ -205,6 +205,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'genderres.interpret._answered': ('interpret.html#_answered', 'genderres/interpret.py'),
                                      'genderres.interpret._auroc_of': ('interpret.html#_auroc_of', 'genderres/interpret.py'),
                                      'genderres.interpret._beware': ('interpret.html#_beware', 'genderres/interpret.py'),
+                                     'genderres.interpret._coin': ('interpret.html#_coin', 'genderres/interpret.py'),
                                      'genderres.interpret._judged': ('interpret.html#_judged', 'genderres/interpret.py'),
                                      'genderres.interpret._shares': ('interpret.html#_shares', 'genderres/interpret.py'),
                                      'genderres.interpret.ece_interval': ('interpret.html#ece_interval', 'genderres/interpret.py'),

@@ -243,17 +243,22 @@ def _judged(probs, targs, group):
     if group.max() == 0: bounds = [(np.nan,)*2]*4   # nothing to draw from
     return {k: [s, *b, np.nan, np.nan] for k,s,b in zip(['AUROC', 'log loss', 'Brier score', 'calibration error'], scores, bounds)}, chance
 
-# %% ../nbs/02_interpret.ipynb #cb7a6fb8
+# %% ../nbs/02_interpret.ipynb #801e1b44
+def _coin(diff, group):
+    "p of the sign test: would a fair coin share out the groups so, in which one of two has more right?"
+    won = np.bincount(np.unique(group, return_inverse=True)[1], diff)
+    return float(binomtest(int((won > 0).sum()), int((won != 0).sum())).pvalue) if won.any() else 1.
+
 def _beware(table, probs, targs, vocab, group, chance):
     "What a reader of the figures should know"
     n, counts = len(targs), np.bincount(targs, minlength=len(vocab))
-    acc, most, base = table.loc['accuracy', ['low', 'high']], vocab[counts.argmax()], counts.max()/len(targs)
+    most, diff = vocab[counts.argmax()], (probs.argmax(1) == targs)*1 - (targs == counts.argmax())
     if (g := group.max() + 1) < n: yield f'The {n:,} photos come from {g:,} groups; the intervals allow for that.'
     if g == 1: yield 'With one photo or one group there is nothing to resample: the scores of the probabilities have no interval.'
     if none := [o for o,k in zip(vocab, counts) if not k]: yield f"No photo of {', '.join(none)}: balanced accuracy and AUROC are undefined."
     if (counts > 0).sum() > 1:
-        if acc.high < base: yield f'Worse than always saying {most}.'
-        elif acc.low <= base: yield f'Too few photos to tell the accuracy from that of always saying {most}.'
+        if _coin(diff, group) > .05: yield f'Too few photos to tell the accuracy from that of always saying {most}.'
+        elif diff.sum() < 0: yield f'Worse than always saying {most}.'
     for o in vocab:
         low, high = table.loc[f'recall {o}', ['low', 'high']]
         if high - low > _wide: yield f'Too few photos of {o}: their recall is known to within {100*(high - low):.0f} points only.'
@@ -279,7 +284,7 @@ def report(self:GenderInterpretation
     shown = pd.DataFrame([*map(words, table.itertuples())], table.index, [f'{len(targs):,} photos', '95 % interval', 'counts'])
     return Report(table, shown, [*_beware(table, probs, targs, vocab, group, chance), f'{presented[0].upper()}{presented[1:]}.'])
 
-# %% ../nbs/02_interpret.ipynb #f0290903
+# %% ../nbs/02_interpret.ipynb #f38d442c
 def _answered(interp):
     names = np.array([*map(str, interp.vocab)], object)
     items = interp.dl.items
@@ -299,12 +304,11 @@ def compare(self:GenderInterpretation,
         raise ValueError(f"compare needs the same labels: {len(odd)} differ, e.g. {a.file[odd[0]]}, filed as {a.label[odd[0]]} here and {b.label[odd[0]]} there")
     diff = a.right - b.right
     more, less = (diff > 0).sum(), (diff < 0).sum()
-    won = diff.groupby(a.group).sum()
     m = effective_n(diff, a.group)
     x, y = more*m/len(a), less*m/len(a)
     mid, off = (x - y)/(m + 2), norm.ppf(.975)*np.sqrt(x + y + 1 - (x - y)**2/(m + 2))/(m + 2)
     return dict(photos=len(a), right=int(a.right.sum()), right_other=int(b.right.sum()), only_self=int(more), only_other=int(less), difference=float(diff.mean()),
-                low=float(max(mid - off, -1)), high=float(min(mid + off, 1)), p=float(binomtest(int((won > 0).sum()), int((won != 0).sum())).pvalue) if (won != 0).any() else 1.)
+                low=float(max(mid - off, -1)), high=float(min(mid + off, 1)), p=_coin(diff, a.group))
 
 # %% ../nbs/02_interpret.ipynb #1a368b53
 @patch
