@@ -6,12 +6,13 @@
 __all__ = ['lite0', 'PlainBlock', 'plain34', 'tensor_digest', 'Lite0Body', 'known_archs', 'GenderLearner', 'class_weight',
            'gender_learner']
 
-# %% ../nbs/01_learner.ipynb #317d8168
+# %% ../nbs/01_learner.ipynb #1213ac78
 import hashlib, importlib, socket, tempfile
 from contextlib import contextmanager
 from importlib.resources import files
 from fastai.vision.all import *
 from fastai.callback.channelslast import ChannelsLast
+from fastai.callback.training import BnFreeze
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torchvision.models import get_model_weights
@@ -172,7 +173,7 @@ def _network(arch, n_out, weights, stem='normal'):
     body = create_body(model, cut=meta['cut'])
     return add_head(body, num_features_model(body), n_out)
 
-# %% ../nbs/01_learner.ipynb #39b35745
+# %% ../nbs/01_learner.ipynb #c72c17ae
 def known_archs() -> dict: # Name → what `gender_learner` takes as `arch`
     "The architectures by name"
     return {lite0: lite0, **{o.__name__: o for o in model_meta}}
@@ -198,7 +199,7 @@ def class_weight(
         raise ValueError(f"class_weights={weights}: a number above 0 is expected for each of {', '.join(dls.vocab)}")
     return tensor([float(weights[o]) for o in dls.vocab], device=dls.device)
 
-@delegates(Learner.__init__, but=['dls','model','splitter','lr','metrics','cbs'])
+@delegates(Learner.__init__, but=['dls','model','splitter','lr','metrics','cbs','train_bn'])
 def gender_learner(
     dls:DataLoaders, # Photos, e.g. from `gender_dls`
     arch:Callable|str=resnet34, # `plain34` or any ResNet of torchvision, itself or its name; or "tf_efficientnet_lite0"
@@ -207,6 +208,7 @@ def gender_learner(
     lr:float=3e-3, # Default learning rate
     cbs=None, # fastai callbacks
     class_weights:str|dict=None, # Weigh the loss: "balanced" makes every class count alike, a dict has the weight of each class; default: every photo counts alike, as in the paper
+    train_bn:bool=False, # Train the batch norm of a frozen body, as fastai does? It then costs twice the time
     stem:str='normal', # "small" lets a photo of few pixels into the first residual stage at its full size, from scratch only
     **kwargs
 ) -> GenderLearner: # With a frozen body if there are `weights`; it keeps the names of both, `arch` and `weights`, and `stem`
@@ -216,7 +218,7 @@ def gender_learner(
     if class_weights is not None: kwargs = dict(loss_func=CrossEntropyLossFlat(weight=class_weight(dls, class_weights)), **kwargs)
     model = _network(arch, get_c(dls), weights, stem)
     learn = GenderLearner(dls, model, splitter=default_split if arch == lite0 else model_meta[arch]['split'], metrics=metrics, lr=lr,
-                          cbs=[ChannelsLast(), *L(cbs)], **kwargs)
+                          train_bn=train_bn, cbs=[ChannelsLast(), *([] if train_bn else [BnFreeze()]), *L(cbs)], **kwargs)
     learn.arch, learn.weights, learn.stem = getattr(arch, '__name__', arch), str(weights), stem
     if weights is not None: learn.freeze()
     return learn
