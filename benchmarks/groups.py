@@ -1,6 +1,6 @@
 """Is a group of people served worse? python benchmarks/groups.py [--data FOLDER] [--folds K]
 
-FOLDER holds `congress/` with `labels.csv`. Cross-validation by person: a new head on the portrait body, 128 pixels, four epochs (the body stays as it is, its batch norm too, which takes a third of the time);
+FOLDER holds `congress/` with `labels.csv`. Cross-validation by person: a new head on the portrait body, 128 pixels, four epochs;
 then the answers to all portraits are counted by the years in which the person sat in Congress last, and by whether the portrait is greyscale. The counts go into
 benchmarks/groups.csv, the folds into benchmarks/folds.csv.
 """
@@ -31,7 +31,7 @@ def main():
     parser.add_argument('--folds', type=int, default=2)
     args = parser.parse_args()
     folder = args.data/'congress'
-    folds, every = cross_validate(folder/'labels.csv', args.folds, data=dict(size=128), weights='portrait', train_bn=False, cbs=NoScoreBetween())
+    folds, every = cross_validate(folder/'labels.csv', args.folds, data=dict(size=128), weights='portrait', cbs=NoScoreBetween())
     people = pd.read_csv(folder/'labels.csv').assign(file=lambda d: [str(folder/o) for o in d.file])
     people = people.assign(years=years(people.congress), film=people.file.map(is_grey))
     tables = [every.by_group(o, people).table.assign(column=o) for o in ('years', 'film')]

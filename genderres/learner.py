@@ -208,7 +208,7 @@ def gender_learner(
     lr:float=3e-3, # Default learning rate
     cbs=None, # fastai callbacks
     class_weights:str|dict=None, # Weigh the loss: "balanced" makes every class count alike, a dict has the weight of each class; default: every photo counts alike, as in the paper
-    train_bn:bool=False, # Train the batch norm of a frozen body, as fastai does? It then costs twice the time
+    train_bn:bool=False, # Train the batch norm of a frozen body, as fastai does? It takes longer
     stem:str='normal', # "small" lets a photo of few pixels into the first residual stage at its full size, from scratch only
     **kwargs
 ) -> GenderLearner: # With a frozen body if there are `weights`; it keeps the names of both, `arch` and `weights`, and `stem`
