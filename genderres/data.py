@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['kaggle_photos', 'photos_from_folder', 'photos_from_df', 'photos_from_func', 'photos_from_source', 'check_photos',
-           'PILPhoto', 'save_split', 'split_photos', 'check_images', 'check_summary', 'CropOrWhole', 'split_by_column',
-           'gender_block', 'gender_dls']
+           'PILPhoto', 'ReadPhoto', 'save_split', 'split_photos', 'check_images', 'check_summary', 'CropOrWhole',
+           'split_by_column', 'gender_block', 'gender_dls']
 
 # %% ../nbs/00_data.ipynb #70a0605b
 import hashlib, warnings
@@ -165,13 +165,20 @@ def check_photos(
     "`photos` with `problem` filled in for every file that cannot be decoded"
     return photos.assign(**_look(photos)[0][['problem', 'id']])
 
-# %% ../nbs/00_data.ipynb #5739b6ed
+# %% ../nbs/00_data.ipynb #b379b4e6
 class PILPhoto(PILImage):
     "A `PILImage` that comes from `read_photo`"
     @classmethod
-    def create(cls, fn, **kwargs):
-        try: return cls(read_photo(fn))
+    def create(cls, fn, least=0, **kwargs):
+        try: return cls(read_photo(fn, least))
         except PhotoProblem as e: raise PhotoProblem(f"{fn}: {e}" if isinstance(fn, (str, Path)) else str(e)) from e
+
+# %% ../nbs/00_data.ipynb #cb6c96fe
+class ReadPhoto(Transform):
+    "The photo in a file, with `least` pixels or more on a side if it has them; through `cache` if there is one"
+    cache = None   # something with `read`, see `cache_photos`
+    def __init__(self, least:int): self.least = least
+    def encodes(self, o): return PILPhoto(self.cache.read(o)) if self.cache and isinstance(o, (str, Path)) else PILPhoto.create(o, self.least)
 
 # %% ../nbs/00_data.ipynb #add784a6
 def _pairs(
@@ -425,7 +432,7 @@ class CropOrWhole(RandomResizedCrop):
         if split_idx or random.random() >= self.crop_p:
             self.tl, self.cp_size, self.final_size = (0,0), self.orig_sz, self.size
 
-# %% ../nbs/00_data.ipynb #2b9c3fbd
+# %% ../nbs/00_data.ipynb #8a82a84d
 def split_by_column(
     photos:pd.DataFrame # Photos with `split`: train, valid and perhaps test
 ) -> list: # Row positions of the train, valid and, where there is one, test part
@@ -434,11 +441,11 @@ def split_by_column(
 
 def gender_block(
     vocab:list, # Names of the classes, in the order of the outputs
-    size:int=224, # Height and width the network sees, in pixels
+    size:int=224, # Height and width the network sees, in pixels, or both
     crop_p:float=.5 # Probability that a training photo is cropped
 ) -> DataBlock: # Takes a table with `file`, `label` and `split`
     "The paper's data pipeline"
-    return DataBlock(blocks=(ImageBlock(PILPhoto), CategoryBlock(vocab=vocab, sort=False)), splitter=split_by_column,
+    return DataBlock(blocks=(TransformBlock(ReadPhoto(2*int(np.max(size))), IntToFloatTensor), CategoryBlock(vocab=vocab, sort=False)), splitter=split_by_column,
                      get_x=ColReader('file'), get_y=ColReader('label'), item_tfms=CropOrWhole(size, p=crop_p),
                      batch_tfms=[Flip(p=.5), Normalize.from_stats(*imagenet_stats)])
 

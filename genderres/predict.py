@@ -75,9 +75,9 @@ def _name(item):
     "What stands in the column `file`"
     return str(item) if isinstance(item, (str, Path)) else getattr(item, 'filename', '')
 
-# %% ../nbs/02b_predict.ipynb #919c0516
+# %% ../nbs/02b_predict.ipynb #85b27e37
 def _read(item, size):
-    try: return to_pixels(read_photo(item), size), ''
+    try: return to_pixels(read_photo(item, 2*max(size)), size), ''
     except PhotoProblem as e: return None, str(e)
 
 def _read_ahead(items, batch_size, size):

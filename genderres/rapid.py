@@ -6,7 +6,7 @@
 __all__ = ['view_features', 'FeatureDL', 'measure_precision', 'fastest_precision', 'Autocast', 'Rapid', 'PhotoCache',
            'clear_cache', 'cache_photos', 'GrowSize']
 
-# %% ../nbs/01a_rapid.ipynb #5b5e80dd
+# %% ../nbs/01a_rapid.ipynb #a5650cd0
 import hashlib, io, struct, threading, warnings, zlib
 from contextlib import contextmanager, nullcontext, suppress
 from copy import deepcopy
@@ -15,7 +15,7 @@ from fastai.vision.all import *
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.fp16 import MixedPrecision
 from torch.amp import GradScaler
-from .data import CropOrWhole, PILPhoto
+from .data import CropOrWhole, ReadPhoto
 from .learner import GenderLearner, tensor_digest
 from .reader import PhotoProblem, _check_file, _in_few_words, _open, _rgb
 
@@ -99,17 +99,17 @@ class FeatureDL(DataLoader):
         view, photo = divmod(np.array(b), self.x.shape[1])
         return self.x[view % len(self.x), photo], self.y[photo]
 
-# %% ../nbs/01a_rapid.ipynb #1041fb6c
+# %% ../nbs/01a_rapid.ipynb #f76234de
 _measured = {}
 
-def _seconds(net, x, dtype, most):
-    "Shortest of three forward passes; one that takes longer than `most` is not repeated"
+def _seconds(net, x, dtype, most, warm=1):
+    "Shortest of three forward passes, `warm` photos having gone before; one that takes longer than `most` is not repeated"
     def once(x):
         start = time.perf_counter()
         with torch.no_grad(), _autocast(x.device, dtype): net(x)
         if x.device.type == 'cuda': torch.cuda.synchronize()
         return time.perf_counter() - start
-    once(x[:1])   # to warm up
+    once(x[:warm])
     first = once(x)
     return first if first > most else min(once(x) for _ in range(3))
 
@@ -335,23 +335,16 @@ def clear_cache(
     for o,_ in files: o.unlink(missing_ok=True)
     return len(files)
 
-# %% ../nbs/01a_rapid.ipynb #1c653ac7
-class _Cached(Transform):
-    "Read a photo through a `PhotoCache`"
-    def __init__(self, cache): self.cache = cache
-    def encodes(self, o): return PILPhoto(self.cache.read(o)) if isinstance(o, (str, Path)) else PILPhoto.create(o)
-
+# %% ../nbs/01a_rapid.ipynb #470fa0cf
 def cache_photos(
     dls:DataLoaders, # From `gender_dls`
     folder:str|Path=None, # Where to keep them; default: in fastai's data folder
     max_bytes:float=4e9 # Size of the folder at most
 ) -> DataLoaders: # `dls`
     "Keep decoded photos on disk, so that they are decoded once"
-    tfms = [dl.dataset.tls[0].tfms.fs for dl in dls.loaders]
-    if any(not isinstance(fs[-1], _Cached) and fs[-1].name != 'PILPhoto.create' for fs in tfms) or _crop(dls) is None:
-        raise ValueError("cache_photos needs the DataLoaders of gender_dls: it does not know how these read photos")
-    cache = PhotoCache(folder, 2*max(_crop(dls).size), max_bytes)
-    for fs in tfms: fs[-1] = _Cached(cache)
+    readers = [dl.dataset.tls[0].tfms.fs[-1] for dl in dls.loaders]
+    if not all(isinstance(o, ReadPhoto) for o in readers): raise ValueError("cache_photos needs the DataLoaders of gender_dls: it does not know how these read photos")
+    for o in readers: o.cache = PhotoCache(folder, o.least, max_bytes)
     return dls
 
 # %% ../nbs/01a_rapid.ipynb #62468065

@@ -104,14 +104,15 @@ def _rgb(im):
     convert = _to_srgb(profile, im.mode) if profile else None
     return ImageCms.applyTransform(im, convert) if convert else im.convert('RGB')
 
-# %% ../nbs/00b_reader.ipynb #dc45cd61
+# %% ../nbs/00b_reader.ipynb #569ff20e
 def _from_array(x):
     if x.dtype != np.uint8 or x.ndim not in (2, 3) or x.ndim == 3 and x.shape[2] not in (3, 4) or not x.size:
         raise PhotoProblem(f'an array {x.shape} of {x.dtype}: uint8 of shape (h, w), (h, w, 3) or (h, w, 4) is expected')
     return Image.fromarray(x)
 
 def read_photo(
-    source:str|Path|bytes|Image.Image|np.ndarray # File, its content, an image, or its pixels (h, w), (h, w, 3), (h, w, 4), uint8
+    source:str|Path|bytes|Image.Image|np.ndarray, # File, its content, an image, or its pixels (h, w), (h, w, 3), (h, w, 4), uint8
+    least:int=0 # A JPEG may be decoded at a half, a quarter or an eighth of its size, as long as both sides keep so many pixels; 0: never
 ) -> Image.Image: # RGB, upright
     "Read a photo; `PhotoProblem` says why that cannot be done"
     with _in_few_words():
@@ -122,7 +123,9 @@ def read_photo(
             source = io.BytesIO(source)
         elif isinstance(source, (str, Path)): _check_file(Path(source))
         else: raise PhotoProblem(f'a photo cannot be read from {type(source).__name__}')
-        with _open(source) as im: return _rgb(im)
+        with _open(source) as im:
+            if least: im.draft(None, (least, least))
+            return _rgb(im)
 
 # %% ../nbs/00b_reader.ipynb #1993225c
 def examine(
