@@ -187,17 +187,21 @@ def evaluate(model: Model, dir: Dir,
     left = f'\n\n{len(bad)} left out:\n' + '\n'.join(f'{n:6} {k}' for k,n in bad.problem.value_counts().items()) if len(bad) else ''
     return data, f'On {len(used)} photos:\n{summary(scores)}\n\nfiled as (rows), said (columns):\n{cm.rename_axis(index=None, columns=None)}{left}'
 
-# %% ../nbs/04_cli.ipynb #d5c01ad7
+# %% ../nbs/04_cli.ipynb #14d4826f
 @_verb('genderres predict mine.safetensors holiday/ me.jpg -o answers.csv', 'what was answered is kept where -o was given: the same command goes on there')
 def predict(model: Model,
     paths: Annotated[list[Path], typer.Argument(help="Photos, and folders of photos at any depth.")],
     output: Annotated[Path, typer.Option('-o', '--output', help="Write the answers here (.csv, .parquet); after an interruption the same command goes on.")] = None,
     abstain: Annotated[float, typer.Option(min=0, max=1, help="Below this probability the answer is 'unsure'; default: what the classifier says.")] = None,
+    rapid: Annotated[bool, typer.Option('--rapid', help="In half precision, and compiled, where that is faster on this machine; probabilities may differ in the third digit.")] = False,
     batch_size: Batch = 64, device: Device = None, overwrite: Overwrite = False, as_json: Json = False):
     "Classify photos: a row for each, with the reason where one cannot be read."
-    from genderres.predict import predict_to_file
+    from genderres.predict import _inputs, predict_to_file
     if output: _output(output, overwrite, '.csv', '.parquet')
     clf = _load(model, device)
+    if rapid:
+        if not hasattr(clf, 'to_rapid'): _stop('--rapid is for .safetensors files: an .onnx file has its precision, see `genderres export --int8`', 2)
+        clf.to_rapid(_inputs(paths)[1], batch_size=batch_size)
     if output:
         counts = predict_to_file(clf, paths, output, batch_size, abstain, overwrite=overwrite)
         data = dict(output=str(output), photos=int(counts.sum()), labels={k: int(v) for k,v in counts.items() if k}, problems=int(counts.get('', 0)))

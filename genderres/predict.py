@@ -278,7 +278,7 @@ class _Journal:
     def tables(self):
         for batch,_ in self.batches(): yield _table(batch)
 
-# %% ../nbs/02b_predict.ipynb #6c3fd520
+# %% ../nbs/02b_predict.ipynb #7c952c81
 def predict_to_file(
     clf:Classifier, # Who answers
     photos, # As for `Classifier.predict`
@@ -293,7 +293,7 @@ def predict_to_file(
     _table_format(out)
     out, abstain = check_output(out, overwrite), clf._start(batch_size, abstain, device)
     items, n = _inputs(photos)
-    job = dict(classifier=clf.digest, vocab=clf.vocab, abstain=abstain, batch_size=batch_size)
+    job = dict(classifier=clf.digest, vocab=clf.vocab, abstain=abstain, batch_size=batch_size, precision=str(getattr(clf, 'dtype', 'float32')))
     try: journal = _Journal(out, job, restart=False)
     except FileExistsError:
         if not overwrite: raise

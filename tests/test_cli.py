@@ -45,6 +45,8 @@ def test_the_whole_way(tmp_path):
     made = go('export', 'm.safetensors', '-o', 'm.onnx', '--photos', 'photos')
     assert made['photos'] == made['same_label'] == 40 and made['largest_difference'] < 1e-4
     assert go('predict', 'm.onnx', 'photos', '-o', 'a.csv') == {**go('predict', 'm.safetensors', 'photos', '-o', 'b.csv'), 'output': 'a.csv'}
+    assert go('predict', 'm.safetensors', 'photos', '--rapid', '-o', 'b.csv', '--overwrite')['photos'] == 40
+    assert '--rapid is for .safetensors' in run('predict', 'm.onnx', 'photos', '--rapid', code=2, cwd=tmp_path)[1]
     assert sorted(o.name for o in tmp_path.iterdir()) == ['a.csv', 'b.csv', 'm', 'm.onnx', 'm.safetensors', 'other', 'photos']
 
 @pytest.mark.parametrize('args,code,says', [
