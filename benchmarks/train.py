@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, psutil, torch
 from fastai.vision.all import Flip, ImageDataLoaders, Normalize, Resize, ResizeMethod, accuracy, imagenet_stats, resnet34, set_seed, vision_learner
 from torch.utils.flop_counter import FlopCounterMode
-from genderres.all import GrowSize, cache_photos, fastest_precision, gender_dls, gender_learner, photos_from_source
+from genderres.all import GrowSize, cache_photos, fastest_precision, gender_dls, gender_learner, photos_from_source, sample_portraits
 from genderres.interpret import wilson
 from genderres.learner import _network
 from genderres.reader import read_photo
@@ -115,6 +115,8 @@ def main():
     parser.add_argument('--modes', nargs='+', default=['frozen', 'unfrozen', 'growing'], choices=['frozen', 'unfrozen', 'growing'])
     parser.add_argument('--seeds', nargs='+', type=int, default=[42, 43, 44])
     parser.add_argument('--photos', type=int, help='so many photos, drawn at random; default: all')
+    parser.add_argument('--drawn', type=int, help='take so many drawn portraits instead of FOLDER')
+    parser.add_argument('--steps', nargs='+', help='only these, by the names they have in the table')
     parser.add_argument('--size', type=int, default=224)
     parser.add_argument('--epochs', type=int, default=4)
     parser.add_argument('--bs', type=int, default=64)
@@ -127,7 +129,7 @@ def main():
     args = parser.parse_args()
     args.weights = None if args.weights == 'none' else args.weights
     warnings.simplefilter('ignore')
-    photos = photos_from_source(args.data).query("problem == '' and label != ''")
+    photos = photos_from_source(sample_portraits(n=args.drawn) if args.drawn else args.data).query("problem == '' and label != ''")
     if args.photos: photos = photos.sample(min(args.photos, len(photos)), random_state=0)
     split = gender_dls(photos[['file', 'label']], size=args.size, bs=args.bs, num_workers=0).photos.query("split != 'left out'")
     table = split[['file', 'label', 'split']].reset_index(drop=True)
@@ -137,16 +139,17 @@ def main():
         for seed in args.seeds:
             with tempfile.TemporaryDirectory() as cache:
                 for step,make in steps(mode, cache):
+                    if args.steps and step not in args.steps: continue
                     row = run(make, table, args, mode, seed)
                     limit = operations(mode, step, row, forward, table, args)/rates[row['precision']]
-                    rows.append(dict(set=args.data.name, photos=len(table), mode=mode, step=step, seed=seed, size=args.size, epochs=args.epochs, bs=args.bs) | row
+                    rows.append(dict(set='drawn' if args.drawn else args.data.name, photos=len(table), mode=mode, step=step, seed=seed, size=args.size, epochs=args.epochs, bs=args.bs) | row
                                 | dict(limit=limit/row['seconds'], decode=decode/row['seconds'], hardware=args.hardware))
                     print(pd.Series(rows[-1]).to_json(), flush=True)
                     old = pd.read_csv(args.out) if args.out.exists() else pd.DataFrame()
                     pd.concat([old, pd.DataFrame(rows[-1:])]).to_csv(args.out, index=False, float_format='%.5g')
     rows = pd.DataFrame(rows)
     mean = rows.groupby(['mode', 'step'], sort=False).seconds.mean()
-    ratios = {m: {s: round(mean[m, 'fastai']/mean[m, s], 2) for s in mean[m].index} for m in args.modes}
+    ratios = {m: {s: round(mean[m, 'fastai']/mean[m, s], 2) for s in mean[m].index} for m in args.modes if 'fastai' in mean[m]}
     print(json.dumps(dict(photos=len(table), times_as_fast=ratios, operations_per_second=rates, operations_per_photo=forward), default=float))
 
 if __name__ == '__main__': main()

@@ -132,7 +132,7 @@ def check(dir: Dir, as_json: Json = False):
                 left_out=_records(out[['file', 'label', 'problem', 'detail']]), odd=_records(odd[['file', 'label', 'problem', 'detail']]))
     return data, f'{dir}: {check_summary(table)}' + (f'\n\nleft out, and left where they are:\n{_listed(out)}' if len(out) else '')
 
-# %% ../nbs/04_cli.ipynb #541f37fa
+# %% ../nbs/04_cli.ipynb #e8f301d1
 @_verb('genderres train photos -o mine.safetensors', 'nothing was written; the same command begins again')
 def train(
     dir: Dir,
@@ -157,7 +157,7 @@ def train(
     from genderres.all import gender_dls, run_experiment, save_results, save_split, summary
     dls = gender_dls(dir, size=size, bs=batch_size, seed=seed, split=split, decisions=decisions)
     weights = weights or dict(resnet34='portrait', tf_efficientnet_lite0='lite0').get(arch, 'none')
-    interp = run_experiment(dls, epochs=epochs, arch=arch, weights=None if weights.lower() == 'none' else weights, seed=seed)
+    interp = run_experiment(dls, epochs=epochs, arch=arch, weights=None if weights.lower() == 'none' else weights, seed=seed, rapid=True)
     clf = interp.learn.to_classifier(interp, licence)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix='.') as tmp:
         save_results(interp.learn, interp, tmp)

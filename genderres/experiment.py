@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['epoch_table', 'save_results', 'run_experiment', 'cross_validate', 'demo']
 
-# %% ../nbs/02a_experiment.ipynb #5281c5dc
+# %% ../nbs/02a_experiment.ipynb #a84b4408
 import inspect
 from fastai.vision.all import *
 from .data import *
 from .learner import *
 from .interpret import *
 from .portraits import sample_portraits
+from .rapid import GenderLearner   # brings `to_rapid`
 from sklearn.model_selection import StratifiedGroupKFold
 
 # %% ../nbs/02a_experiment.ipynb #0af626d6
@@ -59,7 +60,7 @@ def save_results(
     interp.scores().to_csv(out/'scores.csv', index_label='score')
     return out
 
-# %% ../nbs/02a_experiment.ipynb #8c74817c
+# %% ../nbs/02a_experiment.ipynb #4e25e268
 @delegates(gender_learner, but=['dls','lr'])
 def run_experiment(
     dls:DataLoaders, # Photos, from `gender_dls`
@@ -68,18 +69,20 @@ def run_experiment(
     lr:float|slice=None, # Largest learning rate; default: that of `gender_learner`
     weights:str|Path|Enum=None, # None: from scratch, see `gender_learner`
     seed:int=42, # Of the weights, batches and augmentation
+    rapid:bool=False, # Train as after `to_rapid`: the same result for less time
     **kwargs
 ) -> GenderInterpretation: # Of the validation photos
     "Train as the paper does and interpret the validation photos"
     set_seed(seed)
     dls.train.rng.seed(seed)
     learn = gender_learner(dls, weights=weights, **kwargs)
+    if rapid: learn.to_rapid()
     learn.fit_one_cycle(epochs, lr)
     interp = GenderInterpretation.from_learner(learn)
     if out is not None: save_results(learn, interp, out)
     return interp
 
-# %% ../nbs/02a_experiment.ipynb #0e6917da
+# %% ../nbs/02a_experiment.ipynb #ecdbd6d0
 @delegates(run_experiment, but=['dls', 'out', 'seed'])
 def cross_validate(
     source:str|Path|pd.DataFrame, # Photos, as for `gender_dls`; those of a test part stay out
@@ -105,10 +108,10 @@ def cross_validate(
     every = GenderInterpretation(interp.learn, interp.learn.dls.test_dl(pd.concat(items, ignore_index=True), with_labels=True), torch.cat(kept[0]), None, *map(torch.cat, kept[1:]))
     rows.append(every.scores())
     folds = pd.DataFrame([{'photos': o.n['accuracy'], **o.share, 'low': o.low['accuracy'], 'high': o.high['accuracy']} for o in rows], index=[*range(1, k+1), 'all'], dtype=float)
-    folds.loc['standard deviation'] = folds[:k].std().where(~folds.columns.isin(['low', 'high']))
+    folds.loc['standard deviation'] = folds[:k].std().where(~folds.columns.isin(['photos', 'low', 'high']))
     return folds, every
 
-# %% ../nbs/02a_experiment.ipynb #931bd7aa
+# %% ../nbs/02a_experiment.ipynb #32c312ed
 def demo(
     out:str='demo', # Folder for the plots and tables
     n:int=1600 # How many portraits to draw
@@ -123,7 +126,7 @@ def demo(
     dls.show_batch(max_n=16, figsize=(7, 7))
     _save_fig(plt.gcf(), out/'portraits.png')
     print('Four epochs of a 34-layer residual network, on the portrait weights that come with the package:')
-    scores = run_experiment(dls, out, weights='portrait').scores()
+    scores = run_experiment(dls, out, weights='portrait', rapid=True).scores()
     print(f"\nOn {scores.n['accuracy']} portraits it has not seen:\n{summary(scores)}\n\nPlots and tables are in {out.resolve()}:")
     print('\n'.join(f'  {o.name}' for o in sorted(out.iterdir())))
     return scores
