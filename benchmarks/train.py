@@ -8,7 +8,7 @@ validation photos, so this library's check of all files is in its seconds. Each 
 `limit` is the share that the arithmetic alone would take of the seconds, at the rate of this machine's matrix products in the same precision, and `decode` what decoding the photos once
 would. `accuracy_float32` is that of the finished model in full precision. Memory is the most that process and loaders held at a time, in MB; on a GPU that of the GPU stands beside it.
 """
-import argparse, gc, json, tempfile, threading, time, warnings
+import argparse, gc, json, os, tempfile, threading, time, warnings
 from pathlib import Path
 import numpy as np, pandas as pd, psutil, torch
 from fastai.vision.all import Flip, ImageDataLoaders, Normalize, Resize, ResizeMethod, accuracy, imagenet_stats, resnet34, set_seed, vision_learner
@@ -22,7 +22,7 @@ results = Path(__file__).with_suffix('.csv')
 
 def fastai_plain(table, args, mode):
     "Plain fastai, with the same body"
-    dls = ImageDataLoaders.from_df(table.assign(valid=table.split == 'valid')[['file', 'label', 'valid']], path='/', valid_col='valid', bs=args.bs, num_workers=args.workers,
+    dls = ImageDataLoaders.from_df(table.assign(valid=table.split == 'valid', file=table.file.map(os.path.abspath))[['file', 'label', 'valid']], path='/', valid_col='valid', bs=args.bs, num_workers=args.workers,
                                    item_tfms=Resize(args.size, ResizeMethod.Squish), batch_tfms=[Flip(), Normalize.from_stats(*imagenet_stats)])
     learn = vision_learner(dls, resnet34, pretrained=False, metrics=accuracy)
     if args.weights: learn.model[0].load_state_dict(_network(resnet34, 2, args.weights)[0].state_dict())
@@ -57,7 +57,7 @@ class Peak:
         return self
     def watch(self):
         me = psutil.Process()
-        while not self.stop.wait(.5):
+        while not self.stop.wait(2):
             held = 0
             for o in [me, *me.children(recursive=True)]:
                 try: held += o.memory_full_info().uss

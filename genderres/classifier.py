@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GenderClassifier', 'evaluate', 'compare']
 
-# %% ../nbs/03_classifier.ipynb #0abe9e06
+# %% ../nbs/03_classifier.ipynb #ecfe5100
 import base64, hashlib, json, logging, platform, tempfile, warnings
 from copy import deepcopy
 from datetime import date
@@ -15,7 +15,6 @@ from fastai.vision.all import *
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch.fx.experimental.optimization import fuse
 from .calibrate import Calibration, _tempered
 from .data import *
 from .interpret import *
@@ -23,10 +22,10 @@ from .learner import *
 from .learner import _network
 from .portraits import draw_portrait, sample_portraits
 from .predict import *
-from .rapid import _autocast, _seconds, fastest_precision
+from .rapid import _autocast, _fold, _seconds, fastest_precision
 from .reader import presented, read_photo, to_pixels
 
-# %% ../nbs/03_classifier.ipynb #5ee255c6
+# %% ../nbs/03_classifier.ipynb #e76e74d3
 def _digest(state, facts):
     "A checksum of the facts and of all tensors"
     return hashlib.sha256((json.dumps(facts, sort_keys=True) + tensor_digest(state)).encode()).hexdigest()
@@ -41,11 +40,6 @@ def _build(state, facts, source):
                          f"another shape, e.g. {min(wrong)}")
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(False).eval()
-
-def _fold(model):
-    "A copy for answers alone, the batch norms folded into the convolutions, where torch.fx can follow the network"
-    try: return fuse(model)
-    except (torch.fx.proxy.TraceError, TypeError, NotImplementedError): return deepcopy(model)
 
 # %% ../nbs/03_classifier.ipynb #7d8340bd
 class GenderClassifier(Classifier):

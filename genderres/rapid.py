@@ -6,7 +6,7 @@
 __all__ = ['view_features', 'FeatureDL', 'measure_precision', 'fastest_precision', 'Autocast', 'Rapid', 'PhotoCache',
            'clear_cache', 'cache_photos', 'GrowSize']
 
-# %% ../nbs/01a_rapid.ipynb #a5650cd0
+# %% ../nbs/01a_rapid.ipynb #f3087d82
 import hashlib, io, struct, threading, warnings, zlib
 from contextlib import contextmanager, nullcontext, suppress
 from copy import deepcopy
@@ -15,6 +15,7 @@ from fastai.vision.all import *
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.fp16 import MixedPrecision
 from torch.amp import GradScaler
+from torch.fx.experimental.optimization import fuse
 from .data import CropOrWhole, ReadPhoto
 from .learner import GenderLearner, tensor_digest
 from .reader import PhotoProblem, _check_file, _in_few_words, _open, _rgb
@@ -60,8 +61,18 @@ def _check_memory(n_train, n_valid, views, width):
     raise ValueError(f"views={views} of {n_train:,} photos take {views*per_view/1e9:.3g} GB of memory, where {max(left, 0)/1e9:.3g} GB can be used: "
                      + (f"views={fits} fits" if fits else "not even one fits, so train without to_rapid"))
 
-# %% ../nbs/01a_rapid.ipynb #8a34ddc0
+# %% ../nbs/01a_rapid.ipynb #c434366b
+def _fold(model):
+    "A copy that only answers, its batch norms folded into the convolutions before them, where torch.fx can follow the network"
+    try: return fuse(model)
+    except (torch.fx.proxy.TraceError, TypeError, NotImplementedError): return deepcopy(model).eval()
+
 def _autocast(device, dtype): return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+def _layout(model):
+    "How the weights lie in memory"
+    w = next(o for o in model.parameters() if o.ndim == 4)
+    return torch.channels_last if w.is_contiguous(memory_format=torch.channels_last) and not w.is_contiguous() else torch.contiguous_format
 
 def view_features(
     learn:GenderLearner, # Whose body is asked
@@ -70,9 +81,10 @@ def view_features(
 ) -> tuple: # Features (views, n, f) and labels (n,) of the training photos, the same (1, m, f), (m,) of the validation photos; float32, on the CPU
     "What the body, in evaluation mode, says of every view of every photo, pooled as the head pools"
     dls, model, res = learn.dls, learn.model.to(learn.dls.device).eval(), []
-    pool, _ = _halves(model)
+    (pool, _), layout = _halves(model), _layout(model)
+    net = _fold(model[0]).to(memory_format=layout)
     def body(x):
-        with _autocast(dls.device, dtype): x = model[0](x)
+        with _autocast(dls.device, dtype): x = net(x.contiguous(memory_format=layout))
         return pool(x.float())
     with torch.no_grad():
         width = body(torch.zeros(1, 3, 64, 64, device=dls.device)).shape[1]
