@@ -69,7 +69,7 @@ def run_experiment(
     lr:float|slice=None, # Largest learning rate; default: that of `gender_learner`
     weights:str|Path|Enum=None, # None: from scratch, see `gender_learner`
     seed:int=42, # Of the weights, batches and augmentation
-    rapid:bool=False, # Train as after `to_rapid`: the same result for less time
+    rapid:bool=False, # Train as after `to_rapid`: much the same result for less time
     **kwargs
 ) -> GenderInterpretation: # Of the validation photos
     "Train as the paper does and interpret the validation photos"
