@@ -9,12 +9,14 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 demo: install
 	$(BIN)/genderres demo
 
+# As many processes as processors, so a thread each
+test slow: export OMP_NUM_THREADS = 1
 test: install
-	$(BIN)/nbdev-test nbs --n-workers 1 --timing
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/nbdev-test nbs --timing
+	$(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist worksteal tests
 
 slow: install
-	$(BIN)/nbdev-test nbs --n-workers 1 --timing --flags slow
+	$(BIN)/nbdev-test nbs --timing --flags slow
 
 outputs: install
 	PYTHONWARNINGS=ignore $(BIN)/python -m nbconvert --to notebook --execute --inplace nbs/[0-9]*.ipynb nbs/tutorials/*.ipynb nbs/index.ipynb

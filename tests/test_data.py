@@ -57,7 +57,7 @@ def test_a_file_that_vanishes_while_being_read(photos, monkeypatch):
 @pytest.mark.skipif(sys.platform == 'win32', reason='permissions work differently there')
 def test_no_permission(photos, tmp_path_factory):
     "Also where the tests run as root, who may read anything: the check then runs as somebody else"
-    base = tmp_path_factory.getbasetemp().parent   # pytest's own folder, closed to others; nothing above it is touched
+    base = tmp_path_factory.getbasetemp().parents['PYTEST_XDIST_WORKER' in os.environ]   # pytest's own folder, closed to others; nothing above it is touched
     closed = {o: o.stat().st_mode for o in photos.parents if o == base or base in o.parents}
     for o in closed: o.chmod(0o755)
     secret = sorted((photos/'men').iterdir())[0]

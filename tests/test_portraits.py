@@ -1,4 +1,4 @@
-"The drawn set is no give-away: colour says next to nothing, a small picture a little, a residual network most"
+"The drawn set is no give-away: colour says next to nothing, a small picture a little, a residual network on the portrait weights most"
 import numpy as np, pandas as pd, pytest
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
@@ -16,11 +16,11 @@ def linear(portraits, size):
     x = np.stack([np.asarray(Image.open(o).resize((size, size), Image.BOX), float).ravel() for o in files])
     y = [o.parent.name for o in files]
     model = lambda c: make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=500))
-    return max(cross_val_score(model(c), x, y, cv=5).mean() for c in (1e-4, 1e-3, 1e-2, 1))
+    return max(cross_val_score(model(c), x, y, cv=5).mean() for c in (1e-3, 1e-2, 1e-1))
 
 def test_mean_colour_is_near_chance(portraits): assert linear(portraits, 1) < .58
 
 def test_pixels_stay_below_four_epochs(portraits):
-    interp = run_experiment(gender_dls(portraits, size=96, bs=16))
+    interp = run_experiment(gender_dls(portraits, size=96), weights='portrait', rapid=True)
     net, pixels = interp.scores().loc['accuracy'], linear(portraits, 16)
     assert pixels < net.low, f'16×16 pixels reach {pixels:.3f}; the network {net.share:.3f} ({net.low:.3f} to {net.high:.3f})'
