@@ -4,6 +4,8 @@ FOLDER holds a folder of photos for each class; `--drawn SIDE` draws square port
 photos; the others are answered by plain fastai with the same weights (`learn.predict` on each photo, on the first 100 only, and `learn.get_preds` with a `test_dl`) and by this library, all in turn, in one process,
 `--turns` times. Seconds run from file names to answers, decoding included. Each row of benchmarks/predict.csv is the median of the turns; JSON with the ratios is printed.
 
+The last way is no way to an answer: the network alone, on noise, so that `limit` says how near its forward pass comes to the machine's matrix products.
+
 `limit` is the share that the network's arithmetic alone would take, at the rate of this machine's matrix products in the same precision (int8: in float32); `decode` is what decoding alone would. `memory` is the
 most that the process held while answering, in MB, the other classifiers among it.
 """
@@ -11,6 +13,7 @@ import argparse, json, tempfile, time, warnings
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from genderres.all import gender_dls, gender_learner, photos_from_source, sample_portraits, set_seed, wilson
+from genderres.rapid import _autocast
 from train import Peak, fastai_plain, machine
 
 results = Path(__file__).with_suffix('.csv')
@@ -24,6 +27,12 @@ def ways(learn, table, args, folder):
         with plain.no_bar(): return [int(plain.predict(o)[1]) for o in files]
     def get_preds(files):
         with plain.no_bar(): return plain.get_preds(dl=plain.dls.test_dl(files))[0].argmax(1).tolist()
+    noise = torch.rand(args.bs, 3, args.size, args.size, device=rapid.device).to(memory_format=torch.channels_last)
+    @torch.inference_mode()
+    def network(files):
+        with _autocast(rapid.device, rapid.dtype):
+            for i in range(0, len(files), args.bs): out = rapid.net(noise[:len(files)-i])
+        out.cpu()
     def ours(clf): return lambda files: [vocab.index(o) for o in clf.predict(files, args.bs, abstain=0., progress=False).label]
     half = str(rapid.dtype).removeprefix('torch.')
     yield 'learn.predict', 100, 'float32', one_by_one
@@ -33,12 +42,14 @@ def ways(learn, table, args, folder):
     yield 'ONNX', None, 'float32', ours(exact.to_onnx(folder/'full.onnx'))
     some = table[(table.split == 'train') | (table.index.isin(table.index[table.split == 'valid'][:200]))]
     yield 'ONNX, int8', None, 'int8', ours(exact.to_int8(folder/'int8.onnx', some[['file', 'label']], max_drop=.1))
+    yield 'network alone', None, half, network
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data', type=Path, default=Path('../shared/data/congress'))
     parser.add_argument('--drawn', type=int, help='draw square portraits of so many pixels instead')
     parser.add_argument('--photos', type=int, default=2000, help='so many to answer, at most')
+    parser.add_argument('--ways', nargs='+', help='only these, by the names they have in the table')
     parser.add_argument('--size', type=int, default=224)
     parser.add_argument('--bs', type=int, default=64)
     parser.add_argument('--turns', type=int, default=3)
@@ -61,19 +72,19 @@ def main():
     forward, rates, decode = machine(ask, argparse.Namespace(size=args.size, workers=args.workers))
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
-        every = list(ways(learn, table, args, Path(folder)))
+        every = [o for o in ways(learn, table, args, Path(folder)) if not args.ways or o[0] in args.ways]
         for turn in range(args.turns):
             for name,n,precision,answer in every:
                 with Peak() as peak:
                     start = time.perf_counter()
                     said = answer(files[:n])
                     seconds = time.perf_counter() - start
-                right = sum(a == b for a,b in zip(said, labels))
-                row = rows.setdefault(name, dict(set=f'drawn, {args.drawn}' if args.drawn else args.data.name, way=name, n=len(said), size=args.size, bs=args.bs, precision=precision,
-                                                 right=right, accuracy=right/len(said), low=wilson(right, len(said))[1], high=wilson(right, len(said))[2], seconds=[], memory=0))
+                n, right = len(files[:n]), np.nan if said is None else sum(a == b for a,b in zip(said, labels))
+                row = rows.setdefault(name, dict(set=f'drawn, {args.drawn}' if args.drawn else args.data.name, way=name, n=n, size=args.size, bs=args.bs, precision=precision,
+                                                 right=right, **dict(zip(('accuracy', 'low', 'high'), wilson(right, n) if said else [np.nan]*3)), seconds=[], memory=0))
                 row['seconds'].append(seconds)
                 row['memory'] = max(row['memory'], peak.most/2**20)
-                print(json.dumps(dict(turn=turn, way=name, seconds=round(seconds, 2), photos_per_second=round(len(said)/seconds, 1))), flush=True)
+                print(json.dumps(dict(turn=turn, way=name, seconds=round(seconds, 2), photos_per_second=round(n/seconds, 1))), flush=True)
     res = pd.DataFrame(rows.values())
     res['seconds'] = res.seconds.map(np.median)
     res['speed'] = res.n/res.seconds
@@ -82,7 +93,7 @@ def main():
     old = pd.read_csv(args.out) if args.out.exists() else pd.DataFrame()
     pd.concat([old, res.assign(hardware=args.hardware)]).to_csv(args.out, index=False, float_format='%.5g')
     speed = res.set_index('way').speed
-    print(json.dumps(dict(photos=len(ask), times_as_fast={o: (speed/speed[o]).round(2).to_dict() for o in ('learn.predict', 'learn.get_preds')},
+    print(json.dumps(dict(photos=len(ask), times_as_fast={o: (speed/speed[o]).round(2).to_dict() for o in ('learn.predict', 'learn.get_preds') if o in speed},
                           operations_per_second=rates, operations_per_photo=forward), default=float))
 
 if __name__ == '__main__': main()

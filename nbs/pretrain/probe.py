@@ -34,6 +34,7 @@ def sets(
     root,    # Data folder
     npz,     # `faces.py`'s file
     final,   # wild/test too
+    only=(), # Names of the sets; default: all
     grow=1.6,# Size of a close-up in face boxes
 )-> dict:    # name -> (images, 1 for a woman, descriptors)
     "Photos and crops, in the size they have"
@@ -51,20 +52,21 @@ def sets(
         return ims, np.array(ys, int), np.stack(ds)
     wild = lambda s: sorted((root/'wild'/s).rglob('*.jpg'))
     lab = pd.read_csv(root/'congress/labels.csv')
-    r = dict(wild_faces=load(wild('valid'), True), choose_faces=load(wild('valid')+wild('train'), True),
-             congress=load([root/'congress'/f for f,p in zip(lab.file, lab.person) if distil.held_out(p)]), wild_whole=load(wild('valid')))
-    if final: r |= dict(test_faces=load(wild('test'), True), test_whole=load(wild('test')))
-    return r
+    r = dict(wild_faces=(wild('valid'), True), choose_faces=(wild('valid')+wild('train'), True),
+             congress=([root/'congress'/f for f,p in zip(lab.file, lab.person) if distil.held_out(p)],), wild_whole=(wild('valid'),))
+    if final: r |= dict(test_faces=(wild('test'), True), test_whole=(wild('test'),))
+    return {k: load(*v) for k,v in r.items() if not only or k in only}
 
 @torch.inference_mode()
 def features(
     net,     # Bytes as floats n x 3 x h x w to features
     ims,     # PIL images
     size,    # Pixels
+    half,    # Compute in bfloat16
 )-> np.ndarray:
     "The features of every image, squashed to a square"
     xs = torch.from_numpy(np.stack([np.asarray(i.resize((size, size), Image.BILINEAR)) for i in ims])).permute(0,3,1,2)
-    with torch.autocast('cpu', torch.bfloat16):
+    with torch.autocast('cpu', torch.bfloat16, enabled=half):
         return torch.cat([net(x.float().contiguous(memory_format=torch.channels_last)).float() for x in xs.split(64)]).numpy()
 
 def network(
@@ -99,14 +101,14 @@ def main():
     p.add_argument('--data', required=True); p.add_argument('--faces', required=True); p.add_argument('--teacher')
     p.add_argument('--out', required=True, help='CSV file, appended to'); p.add_argument('--size', type=int, nargs='+', default=[128])
     p.add_argument('--name', help='in the table, instead of the path'); p.add_argument('--final', action='store_true')
-    p.add_argument('--sets', help='only these, with commas')
+    p.add_argument('--sets', help='only these, with commas'); p.add_argument('--fp32', action='store_true', help='for a processor without bfloat16')
     a = p.parse_args(); torch.set_num_threads(2); rows = []
-    ss = {k: v for k,v in sets(Path(a.data), a.faces, a.final).items() if not a.sets or k in a.sets.split(',')}
+    ss = sets(Path(a.data), a.faces, a.final, a.sets.split(',') if a.sets else ())
     for b in a.bodies:
         net = network(b, a.teacher)
         for s in a.size:
             for n,(ims,y,d) in ss.items():
-                rows.append(dict(body=a.name or b, size=s, set=n, **probe(features(net, ims, s), y, d)))
+                rows.append(dict(body=a.name or b, size=s, set=n, **probe(features(net, ims, s, not a.fp32), y, d)))
                 print(rows[-1], flush=True)
     pd.DataFrame(rows).to_csv(a.out, mode='a', index=False, header=not Path(a.out).exists())
 
