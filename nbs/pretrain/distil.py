@@ -222,10 +222,11 @@ def main():
     p.add_argument('--parts', default=LIKELY, help='parts of the loss; with `same`, every photo is seen twice in a batch')
     p.add_argument('--fp32', action='store_true', help='for a processor without bfloat16, on which that is slow')
     p.add_argument('--decay', type=float, default=.4, help='last share of the run over which the rate falls to 0')
-    p.add_argument('--ema', type=float, default=.998); p.add_argument('--threads', type=int, default=2)
+    p.add_argument('--ema', type=float, default=.998); p.add_argument('--threads', type=int, help="default: torch's own number")
     p.add_argument('--every', type=int, default=200, help='steps between checkpoints')
     a = p.parse_args(); out, root = Path(a.out), Path(a.data); out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0); torch.set_num_threads(a.threads)
+    torch.manual_seed(0)
+    if a.threads: torch.set_num_threads(a.threads)
     dev = 'cuda' if torch.cuda.is_available() else 'cpu'
     global MEAN, STD; MEAN, STD = MEAN.to(dev), STD.to(dev)
     parts = [o for o in a.parts.split(',') if o != 'face' or a.faces]

@@ -102,7 +102,7 @@ def main():
     p.add_argument('--out', required=True, help='CSV file, appended to'); p.add_argument('--size', type=int, nargs='+', default=[128])
     p.add_argument('--name', help='in the table, instead of the path'); p.add_argument('--final', action='store_true')
     p.add_argument('--sets', help='only these, with commas'); p.add_argument('--fp32', action='store_true', help='for a processor without bfloat16')
-    a = p.parse_args(); torch.set_num_threads(2); rows = []
+    a = p.parse_args(); rows = []
     ss = sets(Path(a.data), a.faces, a.final, a.sets.split(',') if a.sets else ())
     for b in a.bodies:
         net = network(b, a.teacher)
