@@ -15,10 +15,8 @@ declare -A routes=(                 # what each adds to distil.py's plain recipe
   [hints]='--parts hint8,hint16,map,pool'                 # and maps at strides 8 and 16
   [nomix]='--parts map,pool --mix 0'                      # no mixing of photos
   [same]='--parts map,pool,same'                          # and two views of a photo alike (VICReg)
-  [alone]='--parts same --mix 0'                          # two views alike, no teacher
-  [muon]='--parts hint8,hint16,map,pool --muon --lr 5e-3' # Muon instead of AdamW
 )
-[ $# -gt 0 ] || set -- pool map hints nomix same alone muon
+[ $# -gt 0 ] || set -- pool map hints nomix same
 
 probe() { grep -q "^$1," "$table" 2> /dev/null || python "$here/probe.py" "$2" --name "$1" --data "$data" --faces "$faces" --teacher "$teacher" \
   --out "$table" --size 64 --sets choose_faces,congress,wild_whole --fp32; }
