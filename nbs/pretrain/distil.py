@@ -25,7 +25,7 @@ from torchvision.models import resnet34
 
 MEAN, STD = torch.tensor([.485, .456, .406]).view(1,3,1,1), torch.tensor([.229, .224, .225]).view(1,3,1,1)
 PARTS = dict(hint8=.25, hint16=.5, map=1., pool=1., face=2., same=.5) # the parts of the loss and their weights
-LIKELY = 'hint8,hint16,map,pool,face'                                # `same` has not been tried yet
+LIKELY = 'hint8,hint16,map,pool,face'                                # `same` brings little, see routes.sh
 SHARES = dict(unlabelled=.25, congress=.45, wild=.3)                 # of the views: the few modern photos are seen more often
 AXES = 16                                                            # principal axes of the face descriptors to learn
 
