@@ -1,6 +1,6 @@
 """How fast a validated model is trained, beside plain fastai: python benchmarks/train.py [--data FOLDER] [--hardware WORDS]
 
-FOLDER holds a folder of photos for each class. Plain fastai (`ImageDataLoaders`, `Resize` squished, `Flip`, `vision_learner`) and this library train the same ResNet34 on
+FOLDER holds a folder of photos for each class; `--drawn SIDE` draws square portraits of so many pixels instead, since decoding rules with large photos. Plain fastai (`ImageDataLoaders`, `Resize` squished, `Flip`, `vision_learner`) and this library train the same ResNet34 on
 the same split, at the same size, with the same epochs and batch size, in turn, in one process; the seconds run from the folder of files to the accuracy on the
 validation photos, so this library's check of all files is in its seconds. Each row of benchmarks/train.csv is one run; JSON with the ratios is printed. Modes: frozen
 (the head alone), unfrozen (the whole network), growing (the same, ours from photos of half the size).
@@ -115,7 +115,7 @@ def main():
     parser.add_argument('--modes', nargs='+', default=['frozen', 'unfrozen', 'growing'], choices=['frozen', 'unfrozen', 'growing'])
     parser.add_argument('--seeds', nargs='+', type=int, default=[42, 43, 44])
     parser.add_argument('--photos', type=int, help='so many photos, drawn at random; default: all')
-    parser.add_argument('--drawn', type=int, help='take so many drawn portraits instead of FOLDER')
+    parser.add_argument('--drawn', type=int, help='draw square portraits of so many pixels instead of FOLDER: 1,000, or --photos')
     parser.add_argument('--steps', nargs='+', help='only these, by the names they have in the table')
     parser.add_argument('--size', type=int, default=224)
     parser.add_argument('--epochs', type=int, default=4)
@@ -129,7 +129,7 @@ def main():
     args = parser.parse_args()
     args.weights = None if args.weights == 'none' else args.weights
     warnings.simplefilter('ignore')
-    photos = photos_from_source(sample_portraits(n=args.drawn) if args.drawn else args.data).query("problem == '' and label != ''")
+    photos = photos_from_source(sample_portraits(n=args.photos or 1000, size=args.drawn) if args.drawn else args.data).query("problem == '' and label != ''")
     if args.photos: photos = photos.sample(min(args.photos, len(photos)), random_state=0)
     split = gender_dls(photos[['file', 'label']], size=args.size, bs=args.bs, num_workers=0).photos.query("split != 'left out'")
     table = split[['file', 'label', 'split']].reset_index(drop=True)
@@ -142,7 +142,7 @@ def main():
                     if args.steps and step not in args.steps: continue
                     row = run(make, table, args, mode, seed)
                     limit = operations(mode, step, row, forward, table, args)/rates[row['precision']]
-                    rows.append(dict(set='drawn' if args.drawn else args.data.name, photos=len(table), mode=mode, step=step, seed=seed, size=args.size, epochs=args.epochs, bs=args.bs) | row
+                    rows.append(dict(set=f'drawn, {args.drawn}' if args.drawn else args.data.name, photos=len(table), mode=mode, step=step, seed=seed, size=args.size, epochs=args.epochs, bs=args.bs) | row
                                 | dict(limit=limit/row['seconds'], decode=decode/row['seconds'], hardware=args.hardware))
                     print(pd.Series(rows[-1]).to_json(), flush=True)
                     old = pd.read_csv(args.out) if args.out.exists() else pd.DataFrame()

@@ -61,7 +61,7 @@ def _check_memory(n_train, n_valid, views, width):
     raise ValueError(f"views={views} of {n_train:,} photos take {views*per_view/1e9:.3g} GB of memory, where {max(left, 0)/1e9:.3g} GB can be used: "
                      + (f"views={fits} fits" if fits else "not even one fits, so train without to_rapid"))
 
-# %% ../nbs/01a_rapid.ipynb #c434366b
+# %% ../nbs/01a_rapid.ipynb #394c1886
 def _fold(model):
     "A copy that only answers, its batch norms folded into the convolutions before them, where torch.fx can follow the network"
     try: return fuse(model)
@@ -69,10 +69,7 @@ def _fold(model):
 
 def _autocast(device, dtype): return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
-def _layout(model):
-    "How the weights lie in memory"
-    w = next(o for o in model.parameters() if o.ndim == 4)
-    return torch.channels_last if w.is_contiguous(memory_format=torch.channels_last) and not w.is_contiguous() else torch.contiguous_format
+def _layout(learn): return torch.channels_last if hasattr(learn, 'channels_last') else torch.contiguous_format   # the callback turns the model only once it fits
 
 def view_features(
     learn:GenderLearner, # Whose body is asked
@@ -81,7 +78,7 @@ def view_features(
 ) -> tuple: # Features (views, n, f) and labels (n,) of the training photos, the same (1, m, f), (m,) of the validation photos; float32, on the CPU
     "What the body, in evaluation mode, says of every view of every photo, pooled as the head pools"
     dls, model, res = learn.dls, learn.model.to(learn.dls.device).eval(), []
-    (pool, _), layout = _halves(model), _layout(model)
+    (pool, _), layout = _halves(model), _layout(learn)
     net = _fold(model[0]).to(memory_format=layout)
     def body(x):
         with _autocast(dls.device, dtype): x = net(x.contiguous(memory_format=layout))
