@@ -80,7 +80,7 @@ def main():
                     said = answer(files[:n])
                     seconds = time.perf_counter() - start
                 n, right = len(files[:n]), np.nan if said is None else sum(a == b for a,b in zip(said, labels))
-                row = rows.setdefault(name, dict(set=f'drawn, {args.drawn}' if args.drawn else args.data.name, way=name, n=n, size=args.size, bs=args.bs, precision=precision,
+                row = rows.setdefault(name, dict(set=f'drawn, {args.drawn}' if args.drawn else args.data.name, way=name, n=n, turns=args.turns, size=args.size, bs=args.bs, precision=precision,
                                                  right=right, **dict(zip(('accuracy', 'low', 'high'), wilson(right, n) if said else [np.nan]*3)), seconds=[], memory=0))
                 row['seconds'].append(seconds)
                 row['memory'] = max(row['memory'], peak.most/2**20)

