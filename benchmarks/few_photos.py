@@ -1,11 +1,12 @@
-"""What a pretrained body is worth when photos are few: python benchmarks/few_photos.py [--data FOLDER] [--size 128]
+"""What a pretrained body is worth when photos are few: python benchmarks/few_photos.py [--data FOLDER] [--faces FILE] [--size 128]
 
 FOLDER holds `congress/` (scored on the persons whom `nbs/pretrain/distil.py` kept from the last part of the training of the portrait
-body) and `wild/` (trained on train and valid, scored on test). From 50 to all photos, drawn at random for each seed, train
+body) and `wild/` (trained on train and valid, scored on test). The set `faces` is close-ups cut from `wild/`, with the boxes of
+FILE, which `nbs/pretrain/faces.py` writes: trained on those of train, scored on those of valid and test. From 50 to all photos, drawn at random for each seed, train
 a logistic regression on frozen features ("probe") and the paper's four epochs, each from the portrait body, from scratch, and from
 EfficientNet-Lite0's ImageNet weights. Each run adds a row to benchmarks/few_photos.csv; rows that stand there are not repeated.
 """
-import argparse, sys, time
+import argparse, sys, tempfile, time
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from sklearn.linear_model import LogisticRegression
@@ -14,9 +15,21 @@ from sklearn.preprocessing import StandardScaler
 from genderres.all import GenderInterpretation, gender_dls, gender_learner, photos_from_source, score_table, set_seed
 sys.path.insert(0, str(Path(__file__).parents[1]/'nbs/pretrain'))
 from distil import held_out
+from probe import close_ups
 
 results = Path(__file__).with_suffix('.csv')
 starts = dict(portrait=('resnet34', 'portrait'), scratch=('resnet34', None), lite0=('tf_efficientnet_lite0', 'lite0'))
+
+def faces(root, npz, folder):
+    "Close-ups of the faces in `wild`, written into `folder`; those of valid and test are scored"
+    rows = []
+    for split in ('train', 'valid', 'test'):
+        ims, women, _ = close_ups(root, npz, sorted((root/'wild'/split).rglob('*.jpg')))
+        for i,(im,woman) in enumerate(zip(ims, women)):
+            file = Path(folder)/f'{split}{i}.png'
+            im.save(file)
+            rows.append(dict(file=file, label='women' if woman else 'men', test=split != 'train'))
+    return pd.DataFrame(rows)
 
 def photos(root, name):
     "The photos of a set in a fixed order, and which of them are scored"
@@ -59,20 +72,12 @@ def four_epochs(df, start, n, seed, size):
     res = GenderInterpretation.from_learner(learn, ds_idx=2).to_df()
     return res.label.tolist(), res.prediction.tolist()
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--data', type=Path, default=Path('../shared/data'))
-    parser.add_argument('--sets', nargs='+', default=['congress', 'wild'])
-    parser.add_argument('--starts', nargs='+', choices=[*starts], default=[*starts])
-    parser.add_argument('--photos', nargs='+', type=int, default=[50, 100, 200, 500, 1000], help='how many to train on; 0 for all')
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0])
-    parser.add_argument('--methods', nargs='+', choices=['probe', 'epochs'], default=['probe', 'epochs'])
-    parser.add_argument('--size', type=int, default=128)
-    args = parser.parse_args()
+def run(args, tmp):
+    "The rows that are missing, one after the other"
     keys = ['set', 'start', 'method', 'size', 'n_train', 'seed']
     done = pd.read_csv(results) if results.exists() else pd.DataFrame(columns=keys)
     for name in args.sets:
-        df = photos(args.data, name)
+        df = faces(args.data, args.faces, tmp) if name == 'faces' else photos(args.data, name)
         for method in args.methods:
             for start in args.starts:
                 x = None
@@ -92,5 +97,19 @@ def main():
                         done = pd.DataFrame([*done.to_dict('records'), row | dict(seconds=round(time.time()-begin, 1))])
                         done.to_csv(results, index=False)
                         print(row, flush=True)
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--data', type=Path, default=Path('../shared/data'))
+    parser.add_argument('--sets', nargs='+', choices=['congress', 'wild', 'faces'], default=['congress', 'wild'])
+    parser.add_argument('--faces', type=Path, help="file of faces.py, for the set `faces`")
+    parser.add_argument('--starts', nargs='+', choices=[*starts], default=[*starts])
+    parser.add_argument('--photos', nargs='+', type=int, default=[50, 100, 200, 500, 1000], help='how many to train on; 0 for all')
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0])
+    parser.add_argument('--methods', nargs='+', choices=['probe', 'epochs'], default=['probe', 'epochs'])
+    parser.add_argument('--size', type=int, default=128)
+    args = parser.parse_args()
+    if 'faces' in args.sets and not args.faces: parser.error('the set faces needs --faces FILE')
+    with tempfile.TemporaryDirectory() as tmp: run(args, tmp)
 
 if __name__ == '__main__': main()

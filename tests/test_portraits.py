@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 from genderres.all import gender_dls, run_experiment, sample_portraits
 
 @pytest.fixture(scope='module')
-def portraits(tmp_path_factory): return sample_portraits(tmp_path_factory.mktemp('portraits'), n=1600)
+def portraits(tmp_path_factory): return sample_portraits(tmp_path_factory.mktemp('portraits'), n=800)
 
 def linear(portraits, size):
     "Five-fold accuracy of logistic regression on the pictures at `size`×`size` pixels, at the best of several penalties"

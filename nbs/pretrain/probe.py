@@ -30,32 +30,39 @@ def wilson(
     m, h = (p+z*z/2/n)/d, z*math.sqrt(p*(1-p)/n+z*z/4/n/n)/d
     return m-h, m+h
 
+def close_ups(
+    root,    # Data folder
+    npz,     # `faces.py`'s file
+    files,   # Photos
+    crop=True, # Cut the face out; photos without one are left out
+    grow=1.6,# Size of a close-up in face boxes
+)-> tuple:   # images, 1 for a woman, descriptors
+    "Crops or photos, in the size they have"
+    z = np.load(npz); face = {f: (b, d) for f,b,d in zip(z['photo'], z['box'], z['desc'])}
+    ims, ys, ds = [], [], []
+    for f in files:
+        b, d = face[str(f.relative_to(root))]
+        if crop and b[2] <= 0: continue
+        im = Image.open(f).convert('RGB'); w,h = im.size
+        if crop:
+            x, y, s = (b[0]+b[2])/2*w, (b[1]+b[3])/2*h, grow*((b[2]-b[0])*w+(b[3]-b[1])*h)/4
+            im = im.crop([round(o) for o in (max(0, x-s), max(0, y-1.1*s), min(w, x+s), min(h, y+.9*s))])
+        ims.append(im); ys.append(f.parent.name in ('woman', 'women')); ds.append(d)
+    return ims, np.array(ys, int), np.stack(ds)
+
 def sets(
     root,    # Data folder
     npz,     # `faces.py`'s file
     final,   # wild/test too
     only=(), # Names of the sets; default: all
-    grow=1.6,# Size of a close-up in face boxes
-)-> dict:    # name -> (images, 1 for a woman, descriptors)
-    "Photos and crops, in the size they have"
-    z = np.load(npz); face = {f: (b, d) for f,b,d in zip(z['photo'], z['box'], z['desc'])}
-    def load(files, crop=False):
-        ims, ys, ds = [], [], []
-        for f in files:
-            b, d = face[str(f.relative_to(root))]
-            if crop and b[2] <= 0: continue
-            im = Image.open(f).convert('RGB'); w,h = im.size
-            if crop:
-                x, y, s = (b[0]+b[2])/2*w, (b[1]+b[3])/2*h, grow*((b[2]-b[0])*w+(b[3]-b[1])*h)/4
-                im = im.crop([round(o) for o in (max(0, x-s), max(0, y-1.1*s), min(w, x+s), min(h, y+.9*s))])
-            ims.append(im); ys.append(f.parent.name in ('woman', 'women')); ds.append(d)
-        return ims, np.array(ys, int), np.stack(ds)
+)-> dict:    # name -> what `close_ups` gives
+    "The photos to be told"
     wild = lambda s: sorted((root/'wild'/s).rglob('*.jpg'))
     lab = pd.read_csv(root/'congress/labels.csv')
     r = dict(wild_faces=(wild('valid'), True), choose_faces=(wild('valid')+wild('train'), True),
-             congress=([root/'congress'/f for f,p in zip(lab.file, lab.person) if distil.held_out(p)],), wild_whole=(wild('valid'),))
-    if final: r |= dict(test_faces=(wild('test'), True), test_whole=(wild('test'),))
-    return {k: load(*v) for k,v in r.items() if not only or k in only}
+             congress=([root/'congress'/f for f,p in zip(lab.file, lab.person) if distil.held_out(p)], False), wild_whole=(wild('valid'), False))
+    if final: r |= dict(test_faces=(wild('test'), True), test_whole=(wild('test'), False))
+    return {k: close_ups(root, npz, *v) for k,v in r.items() if not only or k in only}
 
 @torch.inference_mode()
 def features(
