@@ -7,8 +7,10 @@ benchmarks/across.csv; rows that stand there already are not measured again. The
 The portrait body has seen all photos of congress and those of wild/train before, without their labels; those of wild/test it has not. Lite0 has seen none of either, as far as anybody knows.
 """
 import argparse
+from importlib.resources import files
 from pathlib import Path
 import pandas as pd
+from safetensors import safe_open
 from genderres.all import GenderClassifier, evaluate, fastai_path, gender_dls, photos_from_folder, run_experiment, score_table
 
 results = Path(__file__).with_suffix('.csv')
@@ -21,9 +23,14 @@ def table(folder, split=True):
     found = photos_from_folder(folder).query("problem == ''")
     return found.assign(label=found.label.replace(names))[['file', 'label', *(['split'] if split and found.split.any() else [])]]
 
+def body(weights):
+    "The name of a body; the portrait body may change with the package, so its checksum belongs to it"
+    if weights != 'portrait': return weights
+    with safe_open(files('genderres')/'portrait.safetensors', 'pt') as f: return f"portrait {f.metadata()['sha256'][:8]}"
+
 def classifier(folder, weights, models=models, seed=42):
     "Four epochs on a set, or what was kept of them"
-    file = models/f'{folder.name} {weights} {seed}.safetensors'
+    file = models/f'{folder.name} {body(weights)} {seed}.safetensors'
     if file.is_file(): return GenderClassifier.load(file)
     dls = gender_dls(table(folder), size=128, num_workers=0)
     clf = run_experiment(dls, arch=networks[weights], weights=weights, seed=seed).learn.to_classifier()
