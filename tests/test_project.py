@@ -44,6 +44,13 @@ def test_one_name():
     ini.read(root/'settings.ini', encoding='utf-8')
     assert f'name = "{ini["DEFAULT"]["lib_name"]}"' in (root/'pyproject.toml').read_text(encoding='utf-8')
 
+def test_lowest_python_is_the_same_everywhere():
+    ini = configparser.ConfigParser()
+    ini.read(root/'settings.ini', encoding='utf-8')
+    low = ini['DEFAULT']['min_python']
+    assert f'Python {low} or later' in (root/'README.md').read_text(encoding='utf-8')
+    assert f"python: ['{low}'," in (root/'.github/workflows/test.yml').read_text(encoding='utf-8')
+
 def test_wheel_builds_and_imports_in_an_empty_environment(fresh, tmp_path):
     run(sys.executable, '-m', 'build', '--wheel', '--outdir', tmp_path/'dist', cwd=fresh)
     wheel, = (tmp_path/'dist').glob('*.whl')
