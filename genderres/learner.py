@@ -54,8 +54,8 @@ def _download(weights):
         with _connect_timeout(10): return weights.get_state_dict(progress=True, check_hash=True, model_dir=str(cache))
     except (OSError, RuntimeError) as e:
         raise ConnectionError(
-            f"{weights} could not be downloaded ({e}). Either put the file {weights.url} into {cache}, or pass "
-            "weights='path/to/file.safetensors', or weights=None to train from scratch") from e
+            f"{weights} could not be downloaded ({e}). weights='portrait' comes with this package, for resnet34; or put the file "
+            f"{weights.url} into {cache}, or pass weights='path/to/file.safetensors', or weights=None to train from scratch") from e
 
 # %% ../nbs/01_learner.ipynb #0a79b91f
 def _read_weights(file):
