@@ -2,8 +2,9 @@
 import contextlib, json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import pandas as pd, pytest
-from genderres.cli import _heard_interrupts
+from genderres.cli import _heard_interrupts, app
 from genderres.data import sample_portraits
+from typer.testing import CliRunner
 
 exe = Path(sys.executable).parent/('genderres.exe' if sys.platform == 'win32' else 'genderres')
 def start(*args, **kwargs): return subprocess.Popen([exe, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
@@ -14,6 +15,12 @@ def run(*args, code=0, **kwargs):
     assert p.returncode == code, (p.returncode, out, err)
     assert 'Traceback' not in err
     return out, err
+
+def go(*args):
+    "What a verb prints for programs; it runs in this process, which has imported fastai before. `nbs/04_cli.ipynb` starts each verb as a user does"
+    res = CliRunner().invoke(app, [*map(str, args), '--json'])
+    assert res.exit_code == 0, res.output
+    return json.loads(res.stdout)
 
 def test_help_has_an_example_each_and_is_quick():
     out, _ = run('--help')
@@ -31,10 +38,10 @@ def test_onnx_needs_no_torch(untrained, photos):
     rows = json.loads(res.stdout)
     assert len(rows) == 20 and set(rows[0]) == {'file', 'label', 'men', 'women', 'problem'}
 
-def test_the_whole_way(tmp_path):
+def test_the_whole_way(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     sample_portraits(tmp_path/'photos', n=40, size=64)
     shutil.copytree(tmp_path/'photos', tmp_path/'other')
-    def go(*args, **kwargs): return json.loads(run(*args, '--json', cwd=tmp_path, **kwargs)[0])
     assert go('check', 'photos')['usable'] == dict(men=20, women=20)
     res = go('train', 'photos', '-o', 'm.safetensors', '--size', 32, '--batch-size', 8, '--epochs', 1, '--licence', 'mine')
     assert sum(sum(o.values()) for o in res['photos'].values()) == 40
@@ -46,7 +53,7 @@ def test_the_whole_way(tmp_path):
     assert made['photos'] == made['same_label'] == 40 and made['largest_difference'] < 1e-4
     assert go('predict', 'm.onnx', 'photos', '-o', 'a.csv') == {**go('predict', 'm.safetensors', 'photos', '-o', 'b.csv'), 'output': 'a.csv'}
     assert go('predict', 'm.safetensors', 'photos', '--rapid', '-o', 'b.csv', '--overwrite')['photos'] == 40
-    assert '--rapid is for .safetensors' in run('predict', 'm.onnx', 'photos', '--rapid', code=2, cwd=tmp_path)[1]
+    assert '--rapid is for .safetensors' in run('predict', 'm.onnx', 'photos', '--rapid', code=2)[1]
     assert sorted(o.name for o in tmp_path.iterdir()) == ['a.csv', 'b.csv', 'm', 'm.onnx', 'm.safetensors', 'other', 'photos']
 
 @pytest.mark.parametrize('args,code,says', [
@@ -117,9 +124,9 @@ def test_training_interrupted_leaves_nothing(photos, tmp_path):
     assert p.returncode == 130 and 'the same command begins again' in err and 'Traceback' not in err
     assert [o.name for o in tmp_path.iterdir()] == ['photos']
 
-def test_split_and_decisions(photos, tmp_path):
+def test_split_and_decisions(photos, tmp_path, monkeypatch):
     "The split of one training is that of the next; what was excluded is in neither part"
-    go = lambda *args: json.loads(run(*args, '--json', cwd=tmp_path)[0])
+    monkeypatch.chdir(tmp_path)
     few = ['train', 'photos', '--size', 32, '--batch-size', 8, '--epochs', 1]
     go(*few, '-o', 'a.safetensors')
     first = pd.read_csv(tmp_path/'a'/'split.csv')
@@ -128,4 +135,4 @@ def test_split_and_decisions(photos, tmp_path):
     res = go(*few, '-o', 'b.safetensors', '--split', 'a/split.csv', '--seed', 7, '--decisions', 'review.csv')
     second = pd.read_csv(tmp_path/'b'/'split.csv')
     assert second.set_index('id').split.to_dict() == first[1:].set_index('id').split.to_dict() and res['left_out'] == 1
-    assert 'no such file' in run(*few, '-o', 'c.safetensors', '--split', 'nowhere.csv', code=1, cwd=tmp_path)[1]
+    assert 'no such file' in run(*few, '-o', 'c.safetensors', '--split', 'nowhere.csv', code=1)[1]

@@ -17,15 +17,15 @@ def test_demo_leaves_what_it_promises(tmp_path, capsys):
     assert len(pd.read_csv(out/'epochs.csv')) == 4 and len(top) == 12
     assert scores.right['accuracy'] == (top.label == top.prediction).sum()
 
-@pytest.mark.parametrize('n', [6, 11, 24])
+@pytest.mark.parametrize('n', [6, 24])
 def test_lr_find_gives_a_rate_or_says_why_not(tmp_path, n):
     learn = gender_learner(gender_dls(sample_portraits(tmp_path/'few', n=n, size=32), size=32, bs=8, num_workers=0), resnet18, weights=None)
-    try: assert 1e-7 < learn.lr_find(show_plot=False).valley < 10
+    try: assert 1e-7 < learn.lr_find(num_it=50, show_plot=False).valley < 10
     except ValueError as e: assert 'so no rate can be suggested' in str(e)
 
 def test_lr_find_on_a_loss_that_is_not_a_number(photos):
     learn = gender_learner(gender_dls(photos, size=32, bs=8, num_workers=0), resnet18, weights=None, loss_func=lambda p,y: p.sum()*torch.nan)
-    with pytest.raises(ValueError, match='not finite from the first batch'): learn.lr_find(show_plot=False)
+    with pytest.raises(ValueError, match='not finite from the first batch'): learn.lr_find(num_it=12, show_plot=False)
 
 def test_lr_find_is_not_misled_by_an_easy_first_batch(photos, monkeypatch):
     learn = gender_learner(gender_dls(photos, size=32, bs=8, num_workers=0), resnet18, weights=None)
