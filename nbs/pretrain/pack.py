@@ -11,7 +11,7 @@ from genderres.learner import tensor_digest
 
 body, figures, views = sys.argv[1:4]
 state = {k: v.half().contiguous() if v.is_floating_point() else v for k,v in load_file(body).items()}
-table = pd.read_csv(figures).query("body == 'portrait' and set != 'choose_faces'").drop(columns=['body', 'face_r2'])   # no photos it was trained on
+table = pd.read_csv(figures).query("body == 'portrait' and set != 'choose_faces'").drop(columns='body')   # no photos it was trained on
 meta = dict(
     arch='resnet34', sha256=tensor_digest(state), date=date.today().isoformat(), trained='without gender labels: distilled; ' + views,
     preprocessing=json.dumps(dict(size='trained at 96 to 224 px, mostly 128, the whole photo or a crop squashed to a square', mean=[.485, .456, .406], std=[.229, .224, .225])),

@@ -3,16 +3,15 @@
 Sets: `wild_faces` (close-ups, 1.6 times dlib's box, of wild/valid), `choose_faces` (the same of wild/valid and
 wild/train, whose photos the bodies saw without labels: for choosing between recipes), `congress` (whole photos of the
 persons held out by `distil.held_out`) and `wild_whole` (wild/valid). `--final` adds the same of wild/test.
-A photo or crop is squashed to `--size` px. `face_r2`: the share of the variance of dlib's descriptors that a ridge
-regression on the features explains, five-fold: no labels, little noise.
+A photo or crop is squashed to `--size` px. `explained.py` measures without labels.
 """
 import argparse, math, sys
 from pathlib import Path
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import balanced_accuracy_score, r2_score, roc_auc_score
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -92,14 +91,12 @@ def network(
 def probe(
     x,       # Features
     y,       # Labels
-    desc,    # Face descriptors, zeros where there is none
 )-> dict:    # Figures in per cent
     "Five-fold figures of a frozen representation"
     cv = StratifiedKFold(5, shuffle=True, random_state=0)
     p = cross_val_predict(make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000)), x, y, cv=cv, method='predict_proba')[:,1]
-    ok = ((p > .5) == y).sum(); lo, hi = wilson(ok, len(y)); f = np.abs(desc).sum(1) > 0
-    q = cross_val_predict(make_pipeline(StandardScaler(), Ridge(300.)), x[f], desc[f], cv=5)
-    r = dict(acc=ok/len(y), lo=lo, hi=hi, balanced=balanced_accuracy_score(y, p > .5), auc=roc_auc_score(y, p), face_r2=r2_score(desc[f], q, multioutput='variance_weighted'))
+    ok = ((p > .5) == y).sum(); lo, hi = wilson(ok, len(y))
+    r = dict(acc=ok/len(y), lo=lo, hi=hi, balanced=balanced_accuracy_score(y, p > .5), auc=roc_auc_score(y, p))
     return dict(n=len(y), **{k: round(100*float(v), 1) for k,v in r.items()})
 
 def main():
@@ -114,8 +111,8 @@ def main():
     for b in a.bodies:
         net = network(b, a.teacher)
         for s in a.size:
-            for n,(ims,y,d) in ss.items():
-                rows.append(dict(body=a.name or b, size=s, set=n, **probe(features(net, ims, s, not a.fp32), y, d)))
+            for n,(ims,y,_) in ss.items():
+                rows.append(dict(body=a.name or b, size=s, set=n, **probe(features(net, ims, s, not a.fp32), y)))
                 print(rows[-1], flush=True)
     pd.DataFrame(rows).to_csv(a.out, mode='a', index=False, header=not Path(a.out).exists())
 
