@@ -28,10 +28,14 @@ prepare: install
 	$(BIN)/python -m nbconvert --config nbs/readme_config.py
 
 install: $(VENV)/installed
-$(VENV)/installed: settings.ini setup.py pyproject.toml
-	@$(PYTHON) -c "import sys; low = next(o.split()[2] for o in open('settings.ini') if o.startswith('min_python')); sys.version_info >= tuple(map(int, low.split('.'))) or sys.exit('This is Python %d.%d; %s or later is needed. If there is another, name it: make PYTHON=python%s' % (sys.version_info[:2] + (low, low)))"
+$(VENV)/installed: settings.ini setup.py pyproject.toml | $(VENV)/pyvenv.cfg
 	@echo 'Installing into $(VENV): PyTorch is large, this can take some minutes'
-	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	$(BIN)/python -c "open('$(VENV)/installed', 'w')"
+
+# An environment that is there keeps its Python; one half made is made again
+.DELETE_ON_ERROR:
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c "import sys; low = next(o.split()[2] for o in open('settings.ini') if o.startswith('min_python')); sys.version_info >= tuple(map(int, low.split('.'))) or sys.exit('This is Python %d.%d; %s or later is needed. If there is another, name it: make PYTHON=python%s' % (sys.version_info[:2] + (low, low)))"
+	$(PYTHON) -m venv $(VENV)
