@@ -13,7 +13,7 @@ import pandas as pd
 from safetensors import safe_open
 from genderres.all import GenderClassifier, evaluate, fastai_path, gender_dls, photos_from_folder, run_experiment, score_table
 
-results = Path(__file__).with_suffix('.csv')
+results = Path(__file__).with_name('results')/Path(__file__).with_suffix('.csv').name
 networks = dict(portrait='resnet34', lite0='tf_efficientnet_lite0')   # weights → architecture
 names = dict(man='men', woman='women')   # what wild calls the classes of congress
 models = fastai_path('model')/'benchmarks'

@@ -77,5 +77,5 @@ if __name__ == '__main__':
     portraits = np.stack([thumbnail(read_photo(o)) for o in sorted((args.data/'congress').rglob('*.jpg'))])
     rows.append(('congress: similarity of the most similar two', near_pairs(portraits, least=0).similarity.max(), len(portraits)))
     rows = pd.DataFrame(rows + planted(args.data), columns=['what', 'value', 'of'])
-    rows.to_csv(Path(__file__).with_suffix('.csv'), index=False, float_format='%.4g')
+    rows.to_csv(Path(__file__).with_name('results')/Path(__file__).with_suffix('.csv').name, index=False, float_format='%.4g')
     print(rows.to_string())

@@ -1,8 +1,8 @@
 """What a pretrained body is worth when photos are few: python benchmarks/few_photos.py [--data FOLDER] [--faces FILE] [--size 128]
 
-FOLDER holds `congress/` (scored on the persons whom `nbs/pretrain/distil.py` kept from the last part of the training of the portrait
+FOLDER holds `congress/` (scored on the persons whom `pretrain/distil.py` kept from the last part of the training of the portrait
 body) and `wild/` (trained on train and valid, scored on test). The set `faces` is close-ups cut from `wild/`, with the boxes of
-FILE, which `nbs/pretrain/faces.py` writes: trained on those of train, scored on those of valid and test. From 50 to all photos, drawn at random for each seed, train
+FILE, which `pretrain/faces.py` writes: trained on those of train, scored on those of valid and test. From 50 to all photos, drawn at random for each seed, train
 a logistic regression on frozen features ("probe") and the paper's four epochs, each from the portrait body, from scratch, and from
 EfficientNet-Lite0's ImageNet weights. Each run adds a row to benchmarks/few_photos.csv; rows that stand there are not repeated.
 """
@@ -13,11 +13,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from genderres.all import GenderInterpretation, gender_dls, gender_learner, photos_from_source, score_table, set_seed
-sys.path.insert(0, str(Path(__file__).parents[1]/'nbs/pretrain'))
+sys.path.insert(0, str(Path(__file__).parents[1]/'pretrain'))
 from distil import held_out
 from probe import close_ups
 
-results = Path(__file__).with_suffix('.csv')
+results = Path(__file__).with_name('results')/Path(__file__).with_suffix('.csv').name
 starts = dict(portrait=('resnet34', 'portrait'), scratch=('resnet34', None), lite0=('tf_efficientnet_lite0', 'lite0'))
 
 def faces(root, npz, folder):

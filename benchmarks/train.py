@@ -14,18 +14,18 @@ import numpy as np, pandas as pd, psutil, torch
 from fastai.vision.all import Flip, ImageDataLoaders, Normalize, Resize, ResizeMethod, accuracy, imagenet_stats, resnet34, set_seed, vision_learner
 from torch.utils.flop_counter import FlopCounterMode
 from genderres.all import GrowSize, cache_photos, fastest_precision, gender_dls, gender_learner, photos_from_source, sample_portraits
-from genderres.interpret import wilson
-from genderres.learner import _network
+from genderres.stats import wilson
+from genderres.networks import build_network
 from genderres.reader import read_photo
 
-results = Path(__file__).with_suffix('.csv')
+results = Path(__file__).with_name('results')/Path(__file__).with_suffix('.csv').name
 
 def fastai_plain(table, args, mode):
     "Plain fastai, with the same body"
     dls = ImageDataLoaders.from_df(table.assign(valid=table.split == 'valid', file=table.file.map(os.path.abspath))[['file', 'label', 'valid']], path='/', valid_col='valid', bs=args.bs, num_workers=args.workers,
                                    item_tfms=Resize(args.size, ResizeMethod.Squish), batch_tfms=[Flip(), Normalize.from_stats(*imagenet_stats)])
     learn = vision_learner(dls, resnet34, pretrained=False, metrics=accuracy)
-    if args.weights: learn.model[0].load_state_dict(_network(resnet34, 2, args.weights)[0].state_dict())
+    if args.weights: learn.model[0].load_state_dict(build_network(resnet34, 2, args.weights)[0].state_dict())
     if mode == 'frozen': learn.freeze()
     return learn, {}
 
@@ -87,7 +87,7 @@ def run(make, table, args, mode, seed):
 def machine(table, args):
     "Operations of a forward pass of one photo, of matrix products a second in each precision, and seconds to decode all photos once"
     device, res = 'cuda' if torch.cuda.is_available() else 'cpu', {}
-    net = _network(resnet34, 2, None)[0].eval().to(device)
+    net = build_network(resnet34, 2, None)[0].eval().to(device)
     with FlopCounterMode(display=False) as count, torch.no_grad(): net(torch.zeros(1, 3, args.size, args.size, device=device))
     for dtype in (torch.float32, fastest_precision(net, args.size)[0]):
         a, best = torch.randn(2048, 2048, device=device).to(dtype), np.inf

@@ -2,7 +2,10 @@
 import contextlib, hashlib, os, shutil, socket, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
-from genderres.data import gender_dls, kaggle_photos, photos_from_folder, sample_portraits
+from genderres.data import gender_dls
+from genderres.datasets import kaggle_photos
+from genderres.photos import photos_from_folder
+from genderres.portraits import sample_portraits
 from genderres.experiment import save_results
 from genderres.learner import gender_learner
 from genderres.reader import image_problem

@@ -3,7 +3,8 @@ import shutil
 import numpy as np, pandas as pd, pytest, torch
 from fastai.vision.all import resnet18, set_seed, tensor
 from genderres.calibrate import _needed, choose_threshold, fit_temperature, reliability, risk_coverage
-from genderres.classifier import GenderClassifier, evaluate
+from genderres.classifier import GenderClassifier
+from genderres.evaluate import evaluate
 from genderres.data import gender_dls
 from genderres.interpret import GenderInterpretation
 from genderres.learner import gender_learner

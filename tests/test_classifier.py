@@ -6,8 +6,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from safetensors import safe_open
 from torchvision.models import resnet18
-from genderres.classifier import GenderClassifier, evaluate
-from genderres.data import gender_dls, sample_portraits
+from genderres.classifier import GenderClassifier
+from genderres.evaluate import evaluate
+from genderres.data import gender_dls
+from genderres.portraits import sample_portraits
 from genderres.learner import gender_learner
 from genderres.predict import OnnxClassifier, predict_to_file
 try: import resource

@@ -3,7 +3,7 @@ import contextlib, json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import pandas as pd, pytest
 from genderres.cli import _heard_interrupts, app
-from genderres.data import sample_portraits
+from genderres.portraits import sample_portraits
 from typer.testing import CliRunner
 
 exe = Path(sys.executable).parent/('genderres.exe' if sys.platform == 'win32' else 'genderres')

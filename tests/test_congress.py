@@ -2,7 +2,7 @@
 import io, os, signal, socket, subprocess, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np, pandas as pd, pytest
-from genderres.congress import congress_portraits
+from genderres.datasets import congress_portraits
 from genderres.portraits import draw_portrait
 from genderres.reader import image_problem
 
@@ -118,7 +118,7 @@ def test_photos_labels_and_counts(site, tmp_path, capsys):
     assert '8 people listed: 6 downloaded, 0 already there, 1 missing, 1 failed; labels: presented gender' in capsys.readouterr().out
 
 def test_training_takes_both_the_folder_and_the_table(site, tmp_path):
-    from genderres.data import photos_from_source
+    from genderres.photos import photos_from_source
     site.people([fine]*6 + [gone])
     site(tmp_path/'c')
     by_table = photos_from_source(tmp_path/'c'/'labels.csv')
@@ -200,7 +200,7 @@ def test_labels_of_earlier_calls_stay(site, tmp_path):
 code = '''
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)   # a job in the background is born deaf to it
-from genderres.congress import congress_portraits
+from genderres.datasets import congress_portraits
 assert not {'torch', 'fastai'} & set(sys.modules)
 congress_portraits(sys.argv[1], images=sys.argv[2], tables=sys.argv[2], connections=2)
 '''

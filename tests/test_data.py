@@ -3,7 +3,10 @@ import _thread, os, shutil, signal, subprocess, sys, threading, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from genderres import data
-from genderres.data import check_images, check_summary, gender_dls, photos_from_folder, save_split, split_photos
+from genderres.check import check_images, check_summary
+from genderres.data import gender_dls
+from genderres.photos import photos_from_folder
+from genderres.split import save_split, split_photos
 from genderres.portraits import draw_portrait, sample_portraits
 from PIL import Image
 from test_bad_input import snapshot

@@ -3,10 +3,13 @@ import sys
 from pathlib import Path
 import numpy as np, pytest, torch
 from fastai.vision.all import resnet18
-from genderres.data import check_photos, gender_dls, photos_from_folder
+from genderres.check import check_photos
+from genderres.data import gender_dls
+from genderres.photos import photos_from_folder
 from genderres.explain import grad_cam, shortcuts
 from genderres.interpret import GenderInterpretation
-from genderres.learner import gender_learner, lite0
+from genderres.learner import gender_learner
+from genderres.networks import lite0
 from PIL import Image
 
 def test_the_extra_is_named(photos, monkeypatch):

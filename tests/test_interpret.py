@@ -4,10 +4,11 @@ import numpy as np, pandas as pd, pytest, torch
 import sklearn.metrics as skm
 from fastai.data.transforms import CategoryMap
 from fastai.vision.all import resnet18
-from genderres.data import photos_from_folder
+from genderres.photos import photos_from_folder
 from genderres.experiment import cross_validate
 from genderres.groups import plot_groups
-from genderres.interpret import GenderInterpretation, ece_interval, effective_n, probability_scores, resample, wilson
+from genderres.interpret import GenderInterpretation
+from genderres.stats import ece_interval, effective_n, probability_scores, resample, wilson
 from genderres.learner import gender_learner
 
 class Photos:

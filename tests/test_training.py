@@ -2,7 +2,8 @@
 import numpy as np, pandas as pd, pytest, torch
 from fastai.learner import Learner
 from torchvision.models import resnet18
-from genderres.data import gender_dls, sample_portraits
+from genderres.data import gender_dls
+from genderres.portraits import sample_portraits
 from genderres.experiment import demo
 from genderres.learner import gender_learner
 
