@@ -2,7 +2,7 @@
 
 A new head on a frozen body, four epochs at 128 pixels, trained on FOLDER/congress and on FOLDER/wild in turn. Each is scored on the held-out part of its own set (congress: the fifth
 that was not trained on; wild: its test part), on all of the other set, and on the other's test part where it has one. Each adds a row to
-benchmarks/across.csv; rows that stand there already are not measured again. The classifiers are kept in --models, where benchmarks/peers.py finds them.
+benchmarks/results/across.csv; rows that stand there already are not measured again. The classifiers are kept in --models, where benchmarks/peers.py finds them.
 
 The portrait body has seen all photos of congress and those of wild/train before, without their labels; those of wild/test it has not. Lite0 has seen none of either, as far as anybody knows.
 """
@@ -13,7 +13,7 @@ import pandas as pd
 from safetensors import safe_open
 from genderres.all import GenderClassifier, evaluate, fastai_path, gender_dls, photos_from_folder, run_experiment, score_table
 
-results = Path(__file__).with_name('results')/Path(__file__).with_suffix('.csv').name
+results = Path(__file__).parent/'results/across.csv'
 networks = dict(portrait='resnet34', lite0='tf_efficientnet_lite0')   # weights → architecture
 names = dict(man='men', woman='women')   # what wild calls the classes of congress
 models = fastai_path('model')/'benchmarks'

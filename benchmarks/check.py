@@ -6,7 +6,7 @@
    perceptual hash of the library imagehash (pHash and that of the mirror image, up to 10 of 64 bits apart), how many pairs of different
    people each takes for copies, and how many pairs a split at random and the grouped split tear apart.
 
-Writes benchmarks/check.csv. Needs `pip install imagehash`.
+Writes benchmarks/results/check.csv. Needs `pip install imagehash`.
 """
 import argparse, io, resource, tempfile, time
 from pathlib import Path
@@ -73,9 +73,9 @@ if __name__ == '__main__':
     for name in ('congress', 'wild'):
         print()
         table = check_images(args.data/name)
-        rows += [(f'{name}: {k}', v, len(table)) for k,v in table.problem[table.problem != ''].str.split(', ').explode().value_counts().items()]
+        rows += [(f'{name}: {k}', v, len(table)) for k,v in table.odd[table.odd != ''].str.split(', ').explode().value_counts().items()]
     portraits = np.stack([thumbnail(read_photo(o)) for o in sorted((args.data/'congress').rglob('*.jpg'))])
     rows.append(('congress: similarity of the most similar two', near_pairs(portraits, least=0).similarity.max(), len(portraits)))
     rows = pd.DataFrame(rows + planted(args.data), columns=['what', 'value', 'of'])
-    rows.to_csv(Path(__file__).with_name('results')/Path(__file__).with_suffix('.csv').name, index=False, float_format='%.4g')
+    rows.to_csv(Path(__file__).parent/'results/check.csv', index=False, float_format='%.4g')
     print(rows.to_string())

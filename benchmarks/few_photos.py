@@ -4,7 +4,7 @@ FOLDER holds `congress/` (scored on the persons whom `pretrain/distil.py` kept f
 body) and `wild/` (trained on train and valid, scored on test). The set `faces` is close-ups cut from `wild/`, with the boxes of
 FILE, which `pretrain/faces.py` writes: trained on those of train, scored on those of valid and test. From 50 to all photos, drawn at random for each seed, train
 a logistic regression on frozen features ("probe") and the paper's four epochs, each from the portrait body, from scratch, and from
-EfficientNet-Lite0's ImageNet weights. Each run adds a row to benchmarks/few_photos.csv; rows that stand there are not repeated.
+EfficientNet-Lite0's ImageNet weights. Each run adds a row to benchmarks/results/few_photos.csv; rows that stand there are not repeated.
 """
 import argparse, sys, tempfile, time
 from pathlib import Path
@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]/'pretrain'))
 from distil import held_out
 from probe import close_ups
 
-results = Path(__file__).with_name('results')/Path(__file__).with_suffix('.csv').name
+results = Path(__file__).parent/'results/few_photos.csv'
 starts = dict(portrait=('resnet34', 'portrait'), scratch=('resnet34', None), lite0=('tf_efficientnet_lite0', 'lite0'))
 
 def faces(root, npz, folder):

@@ -2,15 +2,15 @@
 
 FOLDER holds `congress/` with `labels.csv`. Cross-validation by person: a new head on the portrait body, 128 pixels, four epochs;
 then the answers to all portraits are counted by the years in which the person sat in Congress last, and by whether the portrait is greyscale. The counts go into
-benchmarks/groups.csv, the folds into benchmarks/folds.csv.
+benchmarks/results/groups.csv, the folds into benchmarks/results/folds.csv.
 """
 import argparse
 from pathlib import Path
-import numpy as np, pandas as pd, torch
+import numpy as np, pandas as pd
 from genderres.all import Callback, CancelValidException, cross_validate
 from genderres.reader import read_photo
 
-results = Path(__file__).with_name('results')/Path(__file__).with_suffix('.csv').name
+results = Path(__file__).parent/'results/groups.csv'
 
 class NoScoreBetween(Callback):
     "No validation after each epoch: the answers at the end are all that counts"

@@ -1,7 +1,7 @@
 """How many turned labels does `review_labels` find? python benchmarks/labels.py [--data FOLDER]
 
 In `congress` and in `wild` of FOLDER, one label in twenty is turned round, for three seeds; the suspects are compared with what
-was turned. Writes benchmarks/labels.csv. In `wild`, many labels are wrong to begin with, so its precision is a lower
+was turned. Writes benchmarks/results/labels.csv. In `wild`, many labels are wrong to begin with, so its precision is a lower
 bound. The strength of the regression's penalty in `review_labels` was chosen on `congress` with seeds 0 and 1.
 """
 import argparse
@@ -25,5 +25,5 @@ if __name__ == '__main__':
     parser.add_argument('--data', type=Path, default=Path('../shared/data'))
     args = parser.parse_args()
     rows = pd.DataFrame([measure(args.data/name, seed) for name in ('congress', 'wild') for seed in range(3)])
-    rows.to_csv(Path(__file__).with_name('results')/Path(__file__).with_suffix('.csv').name, index=False)
+    rows.to_csv(Path(__file__).parent/'results/labels.csv', index=False)
     print(rows)

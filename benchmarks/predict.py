@@ -2,7 +2,7 @@
 
 FOLDER holds a folder of photos for each class; `--drawn SIDE` draws square portraits of so many pixels instead, since decoding rules with large photos. A new head on the portrait body is trained on a fifth of the
 photos; the others are answered by plain fastai with the same weights (`learn.predict` on each photo, on the first 100 only, and `learn.get_preds` with a `test_dl`) and by this library, all in turn, in one process,
-`--turns` times. Seconds run from file names to answers, decoding included. Each row of benchmarks/predict.csv is the median of the turns; JSON with the ratios is printed.
+`--turns` times. Seconds run from file names to answers, decoding included. Each row of benchmarks/results/predict.csv is the median of the turns; JSON with the ratios is printed.
 
 The last way is no way to an answer: the network alone, on noise, so that `limit` says how near its forward pass comes to the machine's matrix products.
 
@@ -16,7 +16,7 @@ from genderres.all import gender_dls, gender_learner, photos_from_source, sample
 from genderres.precision import autocast
 from train import Peak, fastai_plain, machine
 
-results = Path(__file__).with_name('results')/Path(__file__).with_suffix('.csv').name
+results = Path(__file__).parent/'results/predict.csv'
 
 def ways(learn, table, args, folder):
     "Name, number of photos, precision, and a function from file names to positions of classes"
@@ -66,7 +66,7 @@ def main():
     dls = gender_dls(photos[['file', 'label']], size=args.size, bs=args.bs, num_workers=args.workers, valid_pct=.8, split='random')
     learn = gender_learner(dls, weights='portrait').to_rapid()
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(4)
-    table = dls.photos.query("split != 'left out'").reset_index(drop=True)
+    table = dls.photos[dls.photos.usable].reset_index(drop=True)
     ask = table[table.split == 'valid']
     files, labels = ask.file.tolist(), [dls.vocab.o2i[o] for o in ask.label]
     forward, rates, decode = machine(ask, argparse.Namespace(size=args.size, workers=args.workers))

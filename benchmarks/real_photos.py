@@ -1,15 +1,15 @@
 """The paper's experiment on real photos: python benchmarks/real_photos.py [--arch NAME --weights NAME] [--data FOLDER] [--hardware WORDS]
 
 FOLDER holds `congress/` (men, women; split 80 to 20 at random) and `wild/` (train, valid, test; scored on test). Each run
-adds a row to benchmarks/real_photos.csv; runs that stand there already are not repeated, so it can be interrupted. `--bf16`
+adds a row to benchmarks/results/real_photos.csv; runs that stand there already are not repeated, so it can be interrupted. `--bf16`
 computes in half precision, which is faster where the processor has instructions for it.
 """
 import argparse, time
 from pathlib import Path
-import pandas as pd, torch
+import pandas as pd
 from genderres.all import Autocast, GenderInterpretation, gender_dls, run_experiment
 
-results = Path(__file__).with_name('results')/Path(__file__).with_suffix('.csv').name
+results = Path(__file__).parent/'results/real_photos.csv'
 keys = ['network', 'weights', 'class_weights', 'set', 'epochs', 'seed']
 
 def measure(folder, epochs, seed, arch, weights, class_weights, bf16):

@@ -2,7 +2,7 @@
 
 FOLDER holds a folder of photos for each class; `--drawn SIDE` draws square portraits of so many pixels instead, since decoding rules with large photos. Plain fastai (`ImageDataLoaders`, `Resize` squished, `Flip`, `vision_learner`) and this library train the same ResNet34 on
 the same split, at the same size, with the same epochs and batch size, in turn, in one process; the seconds run from the folder of files to the accuracy on the
-validation photos, so this library's check of all files is in its seconds. Each row of benchmarks/train.csv is one run; JSON with the ratios is printed. Modes: frozen
+validation photos, so this library's check of all files is in its seconds. Each row of benchmarks/results/train.csv is one run; JSON with the ratios is printed. Modes: frozen
 (the head alone), unfrozen (the whole network), growing (the same, ours from photos of half the size).
 
 `limit` is the share that the arithmetic alone would take of the seconds, at the rate of this machine's matrix products in the same precision, and `decode` what decoding the photos once
@@ -18,7 +18,7 @@ from genderres.stats import wilson
 from genderres.networks import build_network
 from genderres.reader import read_photo
 
-results = Path(__file__).with_name('results')/Path(__file__).with_suffix('.csv').name
+results = Path(__file__).parent/'results/train.csv'
 
 def fastai_plain(table, args, mode):
     "Plain fastai, with the same body"
@@ -131,7 +131,7 @@ def main():
     warnings.simplefilter('ignore')
     photos = photos_from_source(sample_portraits(n=args.photos or 1000, size=args.drawn) if args.drawn else args.data).query("problem == '' and label != ''")
     if args.photos: photos = photos.sample(min(args.photos, len(photos)), random_state=0)
-    split = gender_dls(photos[['file', 'label']], size=args.size, bs=args.bs, num_workers=0).photos.query("split != 'left out'")
+    split = gender_dls(photos[['file', 'label']], size=args.size, bs=args.bs, num_workers=0).photos.query('usable')
     table = split[['file', 'label', 'split']].reset_index(drop=True)
     forward, rates, decode = machine(table, args)
     rows = []

@@ -14,7 +14,7 @@ from importlib.metadata import version
 import numpy as np
 from fastai.vision.all import *
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save as to_safetensors
 from .files import write_whole
 from .photos import presented
 from .data import CropOrWhole
@@ -30,15 +30,23 @@ def _digest(state, facts):
     "A checksum of the facts and of all tensors"
     return hashlib.sha256((json.dumps(facts, sort_keys=True) + tensor_digest(state)).encode()).hexdigest()
 
+# %% ../nbs/31_classifier.ipynb #830d0dd9
+def _check_tensors(own, state, facts, source):
+    "`ValueError` unless `state` has the names, shapes and types of the network's `own` tensors"
+    def kind(d, k): return (d[k].shape, d[k].dtype) if k in d else None
+    if wrong := [k for k in own.keys() | state.keys() if kind(own, k) != kind(state, k)]:
+        raise ValueError(f"{source}: its tensors do not fit {facts['arch']} with {len(facts['vocab'])} classes: "
+                         f"{len(wrong)} are missing, unknown or of another shape, e.g. {min(wrong)}")
+
 # %% ../nbs/31_classifier.ipynb #ac49015f
 def _build(state, facts, source):
+    "The network that `facts` describe, with the tensors of `state`, ready to answer"
     archs = known_archs()
-    if facts['arch'] not in archs: raise ValueError(f"{source} has the architecture {facts['arch']!r}, which this version does not know")
-    with torch.device('meta'): model = build_network(archs[facts['arch']], len(facts['vocab']), None, facts.get('stem', 'normal'))
-    own = model.state_dict()
-    if wrong := [k for k in own.keys() | state.keys() if k not in own or k not in state or (own[k].shape, own[k].dtype) != (state[k].shape, state[k].dtype)]:
-        raise ValueError(f"{source}: its tensors do not fit {facts['arch']} with {len(facts['vocab'])} classes: {len(wrong)} are missing, unknown or of "
-                         f"another shape, e.g. {min(wrong)}")
+    if facts['arch'] not in archs:
+        raise ValueError(f"{source} has the architecture {facts['arch']!r}, which this version does not know")
+    with torch.device('meta'):
+        model = build_network(archs[facts['arch']], len(facts['vocab']), None, facts.get('stem', 'normal'))
+    _check_tensors(model.state_dict(), state, facts, source)
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(False).eval()
 
@@ -56,74 +64,106 @@ class GenderClassifier(Classifier):
         self.to(device or default_device())
 
     def to(self, device):
+        "Move the network to `device`, in single precision; `ValueError` if that cannot be used"
         try: self.device = torch.zeros(1, device=device).device
-        except (RuntimeError, AssertionError) as e: raise ValueError(f"device={device!r} cannot be used: {str(e).splitlines()[0]}") from e
+        except (RuntimeError, AssertionError) as e:
+            raise ValueError(f"device={device!r} cannot be used: {str(e).splitlines()[0]}") from e
         self.net = fold_batchnorm(self.model).to(self.device, memory_format=torch.channels_last)
         self.dtype = torch.float32
         return self
 
     @torch.inference_mode()
     def logits(self, x):
+        "(n, height, width, 3), uint8 → (n, classes)"
         x = torch.from_numpy(x).to(self.device).permute(0, 3, 1, 2).float()/255
         mean, std = (x.new_tensor(self.facts[o]).view(3, 1, 1) for o in ('mean', 'std'))
         with autocast(self.device, self.dtype): return self.net((x - mean)/std).float().cpu().numpy()
 
-# %% ../nbs/31_classifier.ipynb #e341a256
-def _find(tfms, cls, learn):
+# %% ../nbs/31_classifier.ipynb #841f017c
+def _find(tfms, cls):
+    "The transform of type `cls` in a pipeline"
     found = first(o for o in tfms.fs if isinstance(o, cls))
-    if found is None: raise ValueError(f"the learner's data has no {cls.__name__}, as that of gender_dls has: a classifier would see other pixels")
+    if found is None:
+        raise ValueError(f"the learner's data has no {cls.__name__}, unlike that of gender_dls: "
+                         "a classifier would see other pixels")
     return found
 
-# %% ../nbs/31_classifier.ipynb #561f308b
-def photo_numbers(photos):
-    "A number for the content of each photo of a table, (n,), uint64"
+# %% ../nbs/31_classifier.ipynb #aa4535c3
+def photo_numbers(
+    photos:pd.DataFrame # Table of photos with `id`, 16 hexadecimal digits each
+) -> np.ndarray: # (n,), uint64
+    "The ids of photos as numbers; equal for photos of equal content"
     return np.frombuffer(bytes.fromhex(''.join(photos.id)), '<u8')
+
+# %% ../nbs/31_classifier.ipynb #a6e247ba
+def _data_facts(photos):
+    "Which photos a learner used, in numbers and as a checksum"
+    used = photos[photos.usable]
+    rows = sorted(f'{i:016x} {r.label} {r.split}' for i,r in zip(photo_numbers(used), used.itertuples()))
+    counts = used.groupby(['split', 'label']).size()
+    return dict(data=hashlib.sha256('\n'.join(rows).encode()).hexdigest(),
+                photos={s: counts[s].to_dict() for s in counts.index.levels[0]}, left_out=len(photos) - len(used))
+
+# %% ../nbs/31_classifier.ipynb #51be9764
+def _trained_on(photos, calibration):
+    "The ids of the photos that were trained or calibrated on, in base64"
+    seen = photo_numbers(photos[photos.split == 'train'])
+    if calibration: seen = np.union1d(seen, photo_numbers(pd.DataFrame(dict(id=[*calibration.ids]))))
+    return base64.b64encode(np.sort(seen).astype('<u8').tobytes()).decode()
 
 # %% ../nbs/31_classifier.ipynb #b870cca0
 def _trained(learn, interp, licence, calibration):
-    "Training facts for people, and the ids of the photos that were trained or calibrated on"
-    if not hasattr(learn.dls, 'photos'): raise ValueError("the learner's data does not come from gender_dls, so what it was trained on is not known")
-    photos = learn.dls.photos
-    used = photos[photos.split != 'left out']
-    ids = photo_numbers(used)
-    rows = sorted(f'{i:016x} {r.label} {r.split}' for i,r in zip(ids, used.itertuples()))
-    counts = used.groupby(['split', 'label']).size()
-    facts = dict(
-        data=hashlib.sha256('\n'.join(rows).encode()).hexdigest(),
-        photos={s: counts[s].to_dict() for s in counts.index.levels[0]}, left_out=len(photos) - len(used), seed=learn.dls.seed,
-        weights=Path(learn.weights).name, epochs_of_last_fit=len(learn.recorder.values),
-        scored_on=sorted(set(interp.dl.items['split'])), scores=interp.scores().replace({np.nan: None}).to_dict('index'), labels=presented,
-        date=date.today().isoformat(), python=platform.python_version(),
-        versions={o: version(o) for o in ('genderres', 'fastai', 'torch', 'torchvision', 'pillow')}, licence=licence)
-    seen = ids[used.split == 'train']
-    if calibration:
-        facts['calibration'] = calibration.facts()
-        seen = np.union1d(seen, np.frombuffer(bytes.fromhex(''.join(calibration.ids)), '<u8'))
-    return facts, base64.b64encode(np.sort(seen).astype('<u8').tobytes()).decode()
+    "Training facts for people"
+    scores = interp.scores().replace({np.nan: None}).to_dict('index')
+    versions = {o: version(o) for o in ('genderres', 'fastai', 'torch', 'torchvision', 'pillow')}
+    data, more = _data_facts(learn.dls.photos), dict(calibration=calibration.facts()) if calibration else {}
+    return dict(**data, seed=learn.dls.seed, weights=Path(learn.weights).name,
+                epochs_of_last_fit=len(learn.recorder.values),
+                scored_on=sorted(set(interp.dl.items['split'])), scores=scores,
+                labels=presented, date=date.today().isoformat(),
+                python=platform.python_version(), versions=versions,
+                licence=licence, **more)
+
+# %% ../nbs/31_classifier.ipynb #589c659b
+def _check_answers(clf, interp):
+    "`ValueError` if `clf` does not give the answers of `interp`, but for the temperature"
+    some = interp.dl.items.head(16)
+    probs = clf.predict(some['file'].tolist(), abstain=0., progress=False)[clf.vocab].values
+    off = np.abs(probs - tempered(interp.preds[:len(some)], clf.facts['temperature'])).max()
+    if not off < 1e-3:
+        raise ValueError(f"the classifier's probabilities differ from the learner's by up to {off:.2g}: its validation "
+                         "transforms are not those of gender_dls, or it was trained further after its answers were kept, "
+                         "in `interp` or for `calibration`")
+
+# %% ../nbs/31_classifier.ipynb #0e871cbc
+def _network_facts(learn):
+    "What the network of a learner is, and which pixels it expects"
+    size, norm = _find(learn.dls.valid.after_item, CropOrWhole).size, _find(learn.dls.valid.after_batch, Normalize)
+    mean, std = ([round(i, 6) for i in o.flatten().tolist()] for o in (norm.mean, norm.std))
+    return dict(arch=learn.arch, stem=learn.stem, vocab=[*map(str, learn.dls.vocab)], size=[size[1], size[0]],
+                mean=mean, std=std)
 
 # %% ../nbs/31_classifier.ipynb #f4d8ab38
 @patch
 def to_classifier(self:GenderLearner,
     interp:GenderInterpretation=None, # Its figures go into the file; default: of the validation photos
     licence:str='not stated', # What may be done with the classifier, and with the photos it was made from
-    abstain:float=None, # Below this probability its label is "unsure", unless `predict` is told otherwise; default: the threshold of `calibration`, or else 0
+    abstain:float=None, # Below this probability the label is "unsure"; default: that of `calibration`, or else 0
     calibration:Calibration=None # From `interp.calibrate()`; its temperature is the classifier's
 ) -> GenderClassifier:
-    "A classifier with the learner's weights and the facts about them"
-    size, norm = _find(self.dls.valid.after_item, CropOrWhole, self).size, _find(self.dls.valid.after_batch, Normalize, self)
+    "A classifier with the learner's weights and facts; `ValueError` if it would not give the learner's answers"
+    facts = _network_facts(self)
+    if not hasattr(self.dls, 'photos'):
+        raise ValueError("the learner's data does not come from gender_dls, so what it was trained on is not known")
     interp = interp or (calibration.interp if calibration else GenderInterpretation.from_learner(self))
-    trained, trained_on = _trained(self, interp, licence, calibration)
-    temperature = calibration.temperature if calibration else 1.
     if abstain is None: abstain = calibration.threshold if calibration else 0.
-    facts = dict(format=file_format, arch=self.arch, stem=self.stem, vocab=[*map(str, self.dls.vocab)], size=[size[1], size[0]], mean=[round(o, 6) for o in norm.mean.flatten().tolist()],
-                 std=[round(o, 6) for o in norm.std.flatten().tolist()], temperature=temperature, abstain=abstain, trained=trained, trained_on=trained_on)
-    state = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k,v in self.model.state_dict().items()}
+    facts.update(format=file_format, temperature=calibration.temperature if calibration else 1., abstain=abstain,
+                 trained=_trained(self, interp, licence, calibration),
+                 trained_on=_trained_on(self.dls.photos, calibration))
+    state = self.model.state_dict()
+    state = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k,v in state.items()}
     clf = GenderClassifier(state, facts, self.dls.device, 'the learner')
-    for o in {interp, calibration.interp if calibration else interp}:
-        some = o.dl.items.head(16)
-        off = np.abs(clf.predict(some['file'].tolist(), abstain=0.)[clf.vocab].values - tempered(o.preds[:len(some)], temperature)).max()
-        if not off < 1e-3: raise ValueError(f"the classifier's probabilities differ from the learner's by up to {off:.2g}: its validation transforms are not those of "
-                                            "gender_dls, or it was trained on after its answers were kept, in `interp` or for `calibration`")
+    for o in {interp, calibration.interp if calibration else interp}: _check_answers(clf, o)
     return clf
 
 # %% ../nbs/31_classifier.ipynb #3099c849
@@ -131,23 +171,24 @@ def to_classifier(self:GenderLearner,
 def save(self:GenderClassifier,
     file:str|Path, # File to write, .safetensors
     overwrite:bool=False # May it exist already?
-) -> Path:
+) -> Path: # `file`
     "Write weights and facts into one file"
     file = Path(file)
-    if file.suffix != '.safetensors': raise ValueError(f"{file}: a classifier is saved under a name that ends in .safetensors")
+    if file.suffix != '.safetensors':
+        raise ValueError(f"{file}: a classifier is saved under a name that ends in .safetensors")
     state = {k: v.cpu().contiguous() for k,v in self.model.state_dict().items()}
     meta = dict(format='pt', genderres=json.dumps(self.facts, sort_keys=True), sha256=_digest(state, self.facts))
-    with write_whole(file, overwrite) as tmp: tmp.write_bytes(save(state, meta))
+    with write_whole(file, overwrite) as tmp: tmp.write_bytes(to_safetensors(state, meta))
     return file
 
-# %% ../nbs/31_classifier.ipynb #1bbf2b3d
-def _refuse(file, e):
-    "Why `file` is no safetensors file"
-    start = file.read_bytes()[:4]
-    if start[:2] == b'PK' or start[:1] == b'\x80':
-        return ValueError(f"{file} is a pickle (made by learn.export or torch.save). Opening it could run any code, so it is refused: load it where you trust "
-                          "it, and save learn.to_classifier()")
-    return ValueError(f"{file} is damaged, cut off, or no safetensors file at all ({e}): get it again")
+# %% ../nbs/31_classifier.ipynb #9baab05d
+def _refusal(file, e):
+    "Why `file` is not a safetensors file"
+    with open(file, 'rb') as f: start = f.read(2)
+    if start == b'PK' or start[:1] == b'\x80':
+        return ValueError(f"{file} is a pickle (made by learn.export or torch.save). Opening it could run any code, "
+                          "so it is refused: load it where you trust it, and save learn.to_classifier()")
+    return ValueError(f"{file} is damaged, cut off, or not a safetensors file at all ({e}): get it again")
 
 # %% ../nbs/31_classifier.ipynb #47d234cc
 @patch(cls_method=True)
@@ -155,47 +196,50 @@ def load(cls:GenderClassifier,
     file:str|Path, # .safetensors file from `save`
     device:str=None # Where to compute; default: the GPU if there is one
 ) -> GenderClassifier:
-    "Read a classifier; `ValueError` says why a file is none"
+    "Read a classifier; `ValueError` says why a file is not one"
     file = Path(file)
     if not file.is_file(): raise FileNotFoundError(f"there is no file {file}")
     try:
         with safe_open(file, 'pt') as f: meta, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except (SafetensorError, OSError) as e: raise _refuse(file, e) from e
-    if 'genderres' not in meta: raise ValueError(f"{file} is a safetensors file, but no classifier of genderres: weights alone go to gender_learner(dls, weights=...)")
+    except (SafetensorError, OSError) as e: raise _refusal(file, e) from e
+    if 'genderres' not in meta:
+        raise ValueError(f"{file} is a safetensors file, but not a classifier of genderres: "
+                         "weights alone go to gender_learner(dls, weights=...)")
     try: facts = json.loads(meta['genderres'])
     except ValueError as e: raise ValueError(f"{file}: its facts cannot be read ({e})") from e
-    check_facts(facts, file)
     clf = cls(state, facts, device, file)
-    if clf.digest != meta.get('sha256'): raise ValueError(f"{file} was altered after it was made: the checksum does not fit. Get it again from its source")
+    if clf.digest != meta.get('sha256'):
+        raise ValueError(f"{file} was altered after it was made: the checksum does not fit. "
+                         "Get it again from its source")
     return clf
 
 # %% ../nbs/31_classifier.ipynb #c49c68b6
 class _Compiled:
     "Runs a network that was compiled for `n` photos at once on any number of them"
-    def __init__(self, net, n): store_attr()
+    def __init__(self, net, n): self.net, self.n = net, n
     def __call__(self, x):
-        parts = [F.pad(o, (0,)*7 + (self.n - len(o),)).contiguous(memory_format=torch.channels_last) for o in x.split(self.n)]
-        return torch.cat([self.net(o) for o in parts])[:len(x)]
+        full = [F.pad(o, (0,)*7 + (self.n - len(o),)) for o in x.split(self.n)]
+        return torch.cat([self.net(o.contiguous(memory_format=torch.channels_last)) for o in full])[:len(x)]
 
 # %% ../nbs/31_classifier.ipynb #a5b4ae09
 def _compile(net, x, dtype):
-    "`net` compiled for batches like `x`, where that is faster; `net` itself where not, or where nothing compiles"
+    "`net` compiled for batches like `x`, if that is faster; `net` itself if not, or if it cannot be compiled"
     try:
         fast, n = torch.compile(net, dynamic=False, options=dict(freezing=True)), len(x)
         gain = forward_seconds(net, x, dtype, np.inf)/forward_seconds(fast, x, dtype, np.inf, warm=n)
-    except Exception as e:   # no C++ compiler, most likely; torch has an error of its own for each step
-        warnings.warn(f"the network cannot be compiled here, so it goes on as it is: {str(e).strip().splitlines()[0][:200]}")
+    except Exception as e:
+        warnings.warn(f"the network cannot be compiled here and stays as it is: {str(e).strip().splitlines()[0][:200]}")
         return net
     return _Compiled(fast, n) if gain > 1.1 else net
 
 # %% ../nbs/31_classifier.ipynb #4a6fbb24
 @patch
 def to_rapid(self:GenderClassifier,
-    photos:int=0, # How many are to come, about; compiling is tried where they take more than ten minutes
+    photos:int=0, # How many photos are to come; compiling is tried if they take more than ten minutes
     dtype:torch.dtype=None, # Precision; default: measured, see `fastest_precision`
     batch_size:int=32 # Photos at once in a compiled network
 ) -> GenderClassifier: # Itself
-    "From now on, `predict` computes in the precision and the layout this machine is fast in"
+    "From now on, `predict` computes in the precision and the layout that are fastest on this machine"
     self.to(self.device)
     size, layout = self.facts['size'], torch.channels_last
     if dtype is None: dtype, layout = fastest_precision(self.net, max(size), 8)

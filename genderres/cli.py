@@ -8,39 +8,33 @@ Docs: https://genderres.github.io/genderres/cli.html.md"""
 __all__ = ['app', 'Dir', 'Model', 'Json', 'Overwrite', 'Batch', 'Device', 'check', 'train', 'evaluate', 'predict', 'export',
            'info', 'demo', 'main']
 
-# %% ../nbs/50_cli.ipynb #7a809928
-import contextlib, functools, json, multiprocessing, os, signal, sys, tempfile, threading, warnings
+# %% ../nbs/50_cli.ipynb #bdd325fe
+import contextlib, functools, json, multiprocessing, os, sys, tempfile, warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 import typer
-from .files import check_output
-from .portraits import draw_portrait
-from .photos import presented
-from .check import check_images, check_summary
-from .split import save_split
-from .data import gender_dls
-from .stats import score_table, summary
-from .predict import OnnxClassifier, expand_inputs, predict_to_file
-from .classifier import GenderClassifier
-from .export import compare
-from .experiment import run_experiment, save_results
+
+# %% ../nbs/50_cli.ipynb #62a550a6
+app = typer.Typer(help="Two classes of portraits, a residual network, four epochs: train a classifier, evaluate it, use it.",
+                  no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+                  context_settings=dict(help_option_names=['-h', '--help']),
+                  epilog='Exit codes: 0 success, 1 failure, 2 usage error, 130 interrupted.')
 
 # %% ../nbs/50_cli.ipynb #cdcd425b
-app = typer.Typer(help="Two classes of portraits, a residual network, four epochs: train a classifier, evaluate it, use it.",
-                  no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, context_settings=dict(help_option_names=['-h', '--help']),
-                  epilog='Exit codes: 0 fine, 1 the work failed, 2 wrong use, 130 interrupted.')
-_debug = False
 def _echo(text, err=False):
     "Print `text`; what is not Unicode in a file name is escaped"
     typer.echo(text.encode('utf-8', 'backslashreplace').decode(), err=err)
 
 # %% ../nbs/50_cli.ipynb #ba218f8a
 def _stop(text, code):
+    "Print an error and end with `code`"
     _echo(f'genderres: {text}', err=True)
     raise typer.Exit(code)
 
 # %% ../nbs/50_cli.ipynb #7095dc63
+_debug = False
+
 @app.callback()
 def _options(debug: Annotated[bool, typer.Option('--debug', help="Show the traceback of an error.")] = False,
              show_version: Annotated[bool, typer.Option('--version', help="Print the version.", is_eager=True)] = False):
@@ -50,52 +44,36 @@ def _options(debug: Annotated[bool, typer.Option('--debug', help="Show the trace
         _echo(version('genderres'))
         raise typer.Exit()
 
-# %% ../nbs/50_cli.ipynb #ae976e37
-@contextlib.contextmanager
-def _heard_interrupts():
-    if threading.current_thread() is not threading.main_thread():   # only the main thread is interrupted
-        yield
-        return
-    parent, alarm = os.getpid(), hasattr(signal, 'setitimer')
-    def handler(*args):
-        if os.getpid() != parent: return
-        if alarm: signal.setitimer(signal.ITIMER_REAL, 5)
-        raise KeyboardInterrupt
-    signals = [signal.SIGINT, *([signal.SIGALRM] if alarm else [])]
-    old, hook = [signal.signal(o, handler) for o in signals], sys.unraisablehook
-    sys.unraisablehook = lambda e: None if isinstance(e.exc_value, KeyboardInterrupt) else hook(e)
-    try: yield
-    finally:
-        sys.unraisablehook = hook
-        if alarm: signal.setitimer(signal.ITIMER_REAL, 0)
-        for o,h in zip(signals, old): signal.signal(o, h)
+# %% ../nbs/50_cli.ipynb #f4220f7d
+def _one_line(e):
+    "The message of an error in one line"
+    text = ' '.join(str(e).split())
+    if isinstance(e, (ValueError, OSError, ImportError, TypeError)) and text: return text
+    return f'{type(e).__name__}: {text[:300]} (genderres --debug shows where)'
 
 # %% ../nbs/50_cli.ipynb #a3a50f2b
 @contextlib.contextmanager
 def _plainly(interrupted):
-    "Errors and interrupts as one line and an exit code"
+    "Errors, warnings and interrupts as one line each"
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         if not _debug: warnings.simplefilter('ignore')
         warnings.filterwarnings('always', module=r'genderres\.')
         warnings.showwarning = lambda message, *args, **kwargs: _echo(f'note: {message}', err=True)
-        try:
-            with _heard_interrupts(): yield
-        except typer.Exit: raise
+        try: yield
+        except (typer.Exit, typer.BadParameter): raise
         except KeyboardInterrupt:
-            sys.unraisablehook = lambda e: None   # the complaints of what ends half-made
-            for o in multiprocessing.active_children(): o.kill()
+            for o in multiprocessing.active_children(): o.kill()   # the exit would wait for a worker that was interrupted while it started
             _stop(f'interrupted: {interrupted}', 130)
         except Exception as e:
             if _debug: raise
-            known = isinstance(e, (ValueError, OSError, ImportError, TypeError)) and str(e)
-            _stop(' '.join(str(e).split()) if known else f'{type(e).__name__}: {" ".join(str(e).split())[:300]} (genderres --debug shows where)', 1)
+            _stop(_one_line(e), 1)
 
 # %% ../nbs/50_cli.ipynb #cd5d6c2f
 def _verb(
-    example, # What the end of the help shows
-    interrupted='nothing was written' # What Ctrl-C says
+    example, # Shown at the end of the help
+    interrupted='nothing was written' # Shown after Ctrl-C
 ):
-    "Make a verb of a function that returns (result for programs, text for people) and may end with a code"
+    "Make a command of a function that returns (data, text)"
     def deco(f):
         @app.command(epilog=f'Example: {example}')
         @functools.wraps(f)
@@ -105,19 +83,22 @@ def _verb(
         return f
     return deco
 
-# %% ../nbs/50_cli.ipynb #ebb9442f
-Dir = Annotated[Path, typer.Argument(exists=True, help="Folder with a folder of photos for each class (or train/, valid/, test/ with these), or a CSV file.")]
+# %% ../nbs/50_cli.ipynb #5ef2b492
+Dir = Annotated[Path, typer.Argument(exists=True,
+    help="Folder with a folder of photos for each class (or train/, valid/, test/ with these), or a CSV file.")]
 Model = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Classifier: a .safetensors or .onnx file.")]
 Json = Annotated[bool, typer.Option('--json', help="Print JSON, for programs.")]
-Overwrite = Annotated[bool, typer.Option('--overwrite', help="Replace what exists.")]
-Batch = Annotated[int, typer.Option(min=1, help="Photos in memory at once; halved if that is too much.")]
+Overwrite = Annotated[bool, typer.Option('--overwrite', help="Overwrite existing files.")]
+Batch = Annotated[int, typer.Option(min=1, help="Photos in memory at once; halved if that is too many.")]
 Device = Annotated[str, typer.Option(help="Where to compute, e.g. cpu or cuda.")]
-def _output(file, overwrite, *endings):
-    "Stop if `file` may not be written"
-    from genderres.predict import check_output
-    if file.suffix.lower() not in endings: _stop(f"{file}: the name must end in {' or '.join(endings)}", 2)
+
+# %% ../nbs/50_cli.ipynb #8060b03d
+def _check_output(file, overwrite, *endings):
+    "A usage error if `file` may not be written"
+    from genderres.files import check_output
+    if file.suffix not in endings: raise typer.BadParameter(f"{file}: the name must end in {' or '.join(endings)}")
     try: check_output(file, overwrite)
-    except OSError as e: _stop(str(e).replace('say overwrite', 'say --overwrite'), 2)
+    except OSError as e: raise typer.BadParameter(str(e).replace('say overwrite', 'say --overwrite')) from e
 
 # %% ../nbs/50_cli.ipynb #7e8c0b14
 def _load(file, device=None):
@@ -128,62 +109,114 @@ def _load(file, device=None):
     from genderres.classifier import GenderClassifier
     return GenderClassifier.load(file, device)
 
-# %% ../nbs/50_cli.ipynb #da0bdf12
-def _listed(problems, most=20):
-    "A line for each file and what is wrong with it, up to `most`"
-    rest = f'\n  ... and {len(problems) - most} more: --json lists them all' if len(problems) > most else ''
-    return '\n'.join(f'  {o.file}: {o.detail}' for o in problems.head(most).itertuples()) + rest
-
 # %% ../nbs/50_cli.ipynb #d830236b
-def _records(table): return table.astype(object).where(table.notna(), None).to_dict('records')
+def _records(table):
+    "The rows of a table, with None for what is missing"
+    return table.astype(object).where(table.notna(), None).to_dict('records')
+
+# %% ../nbs/50_cli.ipynb #e1d70927
+def _score_data(scores):
+    "A table of scores as a dictionary"
+    return {r.pop('score'): r for r in _records(scores.reset_index(names='score'))}
+
+# %% ../nbs/50_cli.ipynb #da0bdf12
+def _listed(title, files, reasons, most=20):
+    "A title and a line for each file with its reason, up to `most`; nothing where there are no files"
+    if not len(files): return ''
+    rest = [f'  ... and {len(files) - most} more: --json lists them all'] if len(files) > most else []
+    return '\n'.join([f'\n\n{title}:', *(f'  {f}: {r}' for f,r in list(zip(files, reasons))[:most]), *rest])
 
 # %% ../nbs/50_cli.ipynb #0e05ac2b
 @_verb('genderres check photos')
 def check(dir: Dir, as_json: Json = False):
-    "Read every photo and say what is odd about it: damaged, tiny, blank, copies, copies filed under two labels. Nothing is changed."
-    from genderres.data import check_images, check_summary
+    "Read every photo and report oddities: damaged, tiny, blank, copies, copies filed under two labels. Nothing is changed."
+    from genderres.check import check_images, check_summary
     table = check_images(dir, verbose=False)
-    odd, out = table[table.problem != ''], table[table.id == '']
-    data = dict(files=len(table), usable=table[table.id != ''].label.value_counts().sort_index().to_dict(), copies=table.attrs,
-                left_out=_records(out[['file', 'label', 'problem', 'detail']]), odd=_records(odd[['file', 'label', 'problem', 'detail']]))
-    return data, f'{dir}: {check_summary(table)}' + (f'\n\nleft out, and left where they are:\n{_listed(out)}' if len(out) else '')
+    out, odd = table[~table.usable], table[table.usable & (table.odd != '')]
+    data = dict(files=len(table), usable=table[table.usable].label.value_counts().sort_index().to_dict(), copies=table.attrs,
+                left_out=_records(out[['file', 'label', 'problem']]), odd=_records(odd[['file', 'label', 'odd', 'detail']]))
+    return data, (f'{dir}: {check_summary(table)}' + _listed('cannot be used, and left where they are', out.file, out.problem)
+                  + _listed('odd, and used', odd.file, odd.detail))
+
+# %% ../nbs/50_cli.ipynb #9425234e
+def _keep_apart(dir, output):
+    "A usage error if the plots would lie among the photos"
+    photos, results = dir.resolve(), output.with_suffix('').resolve()
+    if not dir.is_dir() or not results.is_relative_to(photos): return
+    name = output.name if results.name != photos.name else f'{photos.name}-classifier.safetensors'
+    raise typer.BadParameter(f"{output}: its plots and tables would go into the folder of the photos, {dir}, and be taken for a class. "
+                             f"Choose a name outside it, e.g. -o {os.path.relpath(photos.parent/name)}")
+
+# %% ../nbs/50_cli.ipynb #43ca9366
+def _check_classes(vocab):
+    "`ValueError` if a class has a name that the answers use for something else"
+    from genderres.predict import unsure
+    if bad := [o for o in map(str, vocab) if o in ('file', 'label', 'problem', unsure)]:
+        raise ValueError(f"a class cannot be named {' or '.join(bad)}: the answers have a column or a word of that name. "
+                         "Rename the folder or the label")
+
+# %% ../nbs/50_cli.ipynb #91d1f1b4
+def _write_run(
+    interp, # From `run_experiment`
+    clf, # Its classifier
+    output, # File for the classifier
+    overwrite
+): # Folder with the plots and tables
+    "Write the classifier, and beside it a folder with plots, tables and the split"
+    from genderres.experiment import save_results
+    from genderres.split import save_split
+    results = output.with_suffix('')
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix='.') as tmp:
+        save_results(interp.learn, interp, tmp)
+        save_split(interp.learn.dls, Path(tmp)/'split.csv')
+        clf.save(output, overwrite)
+        results.mkdir(exist_ok=True)
+        for o in Path(tmp).iterdir(): o.replace(results/o.name)
+    return results
 
 # %% ../nbs/50_cli.ipynb #e8f301d1
-@_verb('genderres train photos -o mine.safetensors', 'nothing was written; the same command begins again')
+@_verb('genderres train photos -o mine.safetensors', 'nothing was written; the same command starts again')
 def train(
     dir: Dir,
-    output: Annotated[Path, typer.Option('-o', '--output', help="Classifier to write, .safetensors. Plots and tables go into a folder of the same name without the ending.")],
+    output: Annotated[Path, typer.Option('-o', '--output',
+        help="Classifier to write, .safetensors. Plots and tables go into a folder of the same name without the ending.")],
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of one-cycle training.")] = 4,
     size: Annotated[int, typer.Option(min=16, max=4096, help="Height and width the network sees, in pixels.")] = 224,
     batch_size: Annotated[int, typer.Option(min=2, help="Photos in a batch. Default: 64, fewer where photos are few.")] = None,
     arch: Annotated[str, typer.Option(help="Network: a ResNet of torchvision, plain34 or tf_efficientnet_lite0.")] = 'resnet34',
-    weights: Annotated[str, typer.Option(help="Pretrained body: portrait, lite0, a name that torchvision knows for the network, e.g. DEFAULT (downloaded once), a .safetensors file, or none. "
-                                              "Default: the one that needs no download, portrait for resnet34 and lite0 for tf_efficientnet_lite0; none for others.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the split, the weights and the batches.")] = 42,
-    split: Annotated[str, typer.Option(help="grouped: copies of a photo stay on one side; random: the paper's; or a split.csv of an earlier training.")] = 'grouped',
-    decisions: Annotated[Path, typer.Option(help="CSV of labels to change and photos to exclude, with columns file or id, and decision.")] = None,
-    licence: Annotated[str, typer.Option(help="What may be done with the classifier; stands in its file.")] = 'not stated',
+    weights: Annotated[str, typer.Option(
+        help="Pretrained body: portrait, lite0, a name that torchvision knows for the network, e.g. DEFAULT (downloaded once), "
+             "a .safetensors file, or none. Default: the one that needs no download, portrait for resnet34 and lite0 for "
+             "tf_efficientnet_lite0; none for others.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split, the weights and the batches.")] = 42,
+    split: Annotated[str, typer.Option(
+        help="grouped: copies of a photo stay on one side; random: the paper's; or a split.csv of an earlier training.")] = 'grouped',
+    decisions: Annotated[Path, typer.Option(
+        help="CSV of labels to change and photos to exclude, with columns file or id, and decision.")] = None,
+    licence: Annotated[str, typer.Option(help="Licence of the classifier; stored in its file.")] = 'not stated',
     overwrite: Overwrite = False, as_json: Json = False):
     "Train a 34-layer residual network, evaluate it on photos it has not seen, and write a classifier."
-    results = output.with_suffix('')
-    _output(output, overwrite, '.safetensors')
-    if results.exists() and not overwrite: _stop(f"{results} exists, where plots and tables would go: choose another name, or say --overwrite", 2)
+    _keep_apart(dir, output)
+    _check_output(output, overwrite, '.safetensors')
+    if (results := output.with_suffix('')).exists() and not overwrite:
+        raise typer.BadParameter(f"{results} exists, where plots and tables would go: choose another name, or say --overwrite")
     import matplotlib
     matplotlib.use('agg')
-    from genderres.all import gender_dls, run_experiment, save_results, save_split, summary
+    import genderres.classifier   # noqa: F401, gives the learner `to_classifier`
+    from genderres.data import gender_dls
+    from genderres.experiment import run_experiment
+    from genderres.stats import summary
     dls = gender_dls(dir, size=size, bs=batch_size, seed=seed, split=split, decisions=decisions)
+    _check_classes(dls.vocab)
     weights = weights or dict(resnet34='portrait', tf_efficientnet_lite0='lite0').get(arch, 'none')
-    interp = run_experiment(dls, epochs=epochs, arch=arch, weights=None if weights.lower() == 'none' else weights, seed=seed, rapid=True)
+    weights = None if weights.lower() == 'none' else weights
+    interp = run_experiment(dls, epochs=epochs, arch=arch, weights=weights, seed=seed, rapid=True)
     clf = interp.learn.to_classifier(interp, licence)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix='.') as tmp:
-        save_results(interp.learn, interp, tmp)
-        save_split(dls, Path(tmp)/'split.csv')
-        clf.save(output, overwrite)
-        results.mkdir(exist_ok=True)
-        for o in Path(tmp).iterdir(): o.replace(results/o.name)
-    facts = clf.facts['trained']
-    data = dict(classifier=str(output), results=str(results), **{k: facts[k] for k in ('photos', 'left_out', 'scored_on', 'scores')})
-    return data, f"On {len(interp.targs)} photos it has not seen:\n{summary(interp.scores())}\n\nThe classifier is {output}, plots and tables are in {results}"
+    _write_run(interp, clf, output, overwrite)
+    facts = {k: clf.facts['trained'][k] for k in ('photos', 'left_out', 'scored_on', 'scores')}
+    text = (f"On {len(interp.targs)} photos it has not seen:\n{summary(interp.scores())}\n\n"
+            f"The classifier is {output}, plots and tables are in {results}")
+    return dict(classifier=str(output), results=str(results), **facts), text
 
 # %% ../nbs/50_cli.ipynb #14596abf
 @_verb('genderres evaluate mine.safetensors other_photos')
@@ -192,69 +225,95 @@ def evaluate(model: Model, dir: Dir,
     batch_size: Batch = 64, as_json: Json = False):
     "Compare a classifier with labels. Photos it was trained on are left out."
     import pandas as pd
-    from genderres.classifier import evaluate
-    from genderres.interpret import score_table, summary
+    from genderres.evaluate import evaluate
+    from genderres.stats import score_table, summary
     clf = _load(model)
     table = evaluate(clf, dir, part, batch_size)
     used, bad = table[table.problem == ''], table[table.problem != '']
-    scores, cm = score_table(used.label, used.prediction, clf.vocab), pd.crosstab(used.label, used.prediction).reindex(index=clf.vocab, columns=clf.vocab, fill_value=0)
-    data = dict(photos=len(used), scores={r.pop('score'): r for r in _records(scores.reset_index(names='score'))}, confusion=cm.to_dict('index'),
+    scores = score_table(used.label, used.prediction, clf.vocab)
+    cm = pd.crosstab(used.label, used.prediction).reindex(index=clf.vocab, columns=clf.vocab, fill_value=0)
+    data = dict(photos=len(used), scores=_score_data(scores), confusion=cm.to_dict('index'),
                 left_out=_records(bad[['file', 'label', 'problem']]))
     left = f'\n\n{len(bad)} left out:\n' + '\n'.join(f'{n:6} {k}' for k,n in bad.problem.value_counts().items()) if len(bad) else ''
-    return data, f'On {len(used)} photos:\n{summary(scores)}\n\nfiled as (rows), said (columns):\n{cm.rename_axis(index=None, columns=None)}{left}'
+    cm = cm.rename_axis(index=None, columns=None)
+    return data, f'On {len(used)} photos:\n{summary(scores)}\n\nlabels (rows), predictions (columns):\n{cm}{left}'
+
+# %% ../nbs/50_cli.ipynb #e6ffa020
+def _rapid(clf, paths, batch_size):
+    "`clf` in the precision that is fastest here"
+    from genderres.predict import expand_inputs
+    if not hasattr(clf, 'to_rapid'):
+        raise typer.BadParameter('--rapid is for .safetensors files: an .onnx file has its precision, see `genderres export --int8`')
+    return clf.to_rapid(expand_inputs(paths)[1], batch_size=batch_size)
+
+# %% ../nbs/50_cli.ipynb #7019db08
+def _predict_to_file(clf, paths, output, batch_size, abstain, overwrite):
+    "Write the answers; data, text, and whether any photo could be read"
+    from genderres.predict import predict_to_file
+    counts = predict_to_file(clf, paths, output, batch_size, abstain, overwrite=overwrite)
+    labels, problems = {k: int(v) for k,v in counts.items() if k}, int(counts.get('', 0))
+    data = dict(output=str(output), photos=int(counts.sum()), labels=labels, problems=problems)
+    said = ', '.join(f'{v} {k}' for k,v in labels.items())
+    return data, f"{data['photos']} photos: {said}, {problems} with a problem\nThe answers are in {output}", bool(labels)
 
 # %% ../nbs/50_cli.ipynb #14d4826f
-@_verb('genderres predict mine.safetensors holiday/ me.jpg -o answers.csv', 'what was answered is kept where -o was given: the same command goes on there')
+@_verb('genderres predict mine.safetensors holiday/ me.jpg -o answers.csv',
+       'with -o, the answers so far are kept: the same command continues there')
 def predict(model: Model,
     paths: Annotated[list[Path], typer.Argument(help="Photos, and folders of photos at any depth.")],
-    output: Annotated[Path, typer.Option('-o', '--output', help="Write the answers here (.csv, .parquet); after an interruption the same command goes on.")] = None,
-    abstain: Annotated[float, typer.Option(min=0, max=1, help="Below this probability the answer is 'unsure'; default: what the classifier says.")] = None,
-    rapid: Annotated[bool, typer.Option('--rapid', help="In half precision, and compiled, where that is faster on this machine; probabilities may differ in the third digit.")] = False,
+    output: Annotated[Path, typer.Option('-o', '--output',
+        help="Write the answers here (.csv, .parquet); after an interruption the same command continues.")] = None,
+    abstain: Annotated[float, typer.Option(min=0, max=1,
+        help="Below this probability the answer is 'unsure'; default: what the classifier says.")] = None,
+    rapid: Annotated[bool, typer.Option('--rapid',
+        help="In half precision, and compiled, where that is faster on this machine; probabilities may differ in the third digit.")] = False,
     batch_size: Batch = 64, device: Device = None, overwrite: Overwrite = False, as_json: Json = False):
     "Classify photos: a row for each, with the reason where one cannot be read."
-    from genderres.predict import expand_inputs, predict_to_file
-    if output: _output(output, overwrite, '.csv', '.parquet')
+    from genderres.photos import presented
+    if output: _check_output(output, overwrite, '.csv', '.parquet')
     clf = _load(model, device)
-    if rapid:
-        if not hasattr(clf, 'to_rapid'): _stop('--rapid is for .safetensors files: an .onnx file has its precision, see `genderres export --int8`', 2)
-        clf.to_rapid(expand_inputs(paths)[1], batch_size=batch_size)
-    if output:
-        counts = predict_to_file(clf, paths, output, batch_size, abstain, overwrite=overwrite)
-        data = dict(output=str(output), photos=int(counts.sum()), labels={k: int(v) for k,v in counts.items() if k}, problems=int(counts.get('', 0)))
-        text = f"{data['photos']} photos: " + ', '.join(f'{v} {k}' for k,v in data['labels'].items()) + f", {data['problems']} with a problem\nThe answers are in {output}"
+    if rapid: clf = _rapid(clf, paths, batch_size)
+    if output: data, text, any_read = _predict_to_file(clf, paths, output, batch_size, abstain, overwrite)
     else:
         table = clf.predict(paths, batch_size, abstain)
-        data, text = _records(table), table.round(3).to_string(index=False, na_rep='')
-        counts = table.label.value_counts()
-    if set(counts.index) == {''}:
-        _echo(text, err=True)
-        _stop('none of these photos could be read', 1)
-    return data, f'{text}\n({presented})'
+        data, text, any_read = _records(table), table.round(3).to_string(index=False, na_rep=''), (table.label != '').any()
+    if any_read: return data, f'{text}\n({presented})'
+    _echo(text, err=True)
+    _stop('none of these photos could be read', 1)
+
+# %% ../nbs/50_cli.ipynb #58826668
+def _export_text(data):
+    "What was exported, and how far the two forms agree"
+    text = (f"{data['output']}, {data['megabytes']} MB\nOn {data['photos']} photos: the same label for {data['same_label']}, "
+            f"probabilities differ by at most {data['largest_difference']:.1e}")
+    if not data['int8']: return text
+    return text + "\nOn {photos} photos it was not trained on: {right_int8} right, {right_float} before".format(**data['int8'])
 
 # %% ../nbs/50_cli.ipynb #ff8be7e4
 @_verb('genderres export mine.safetensors -o mine.onnx --photos photos')
 def export(model: Model,
     output: Annotated[Path, typer.Option('-o', '--output', help="File to write, .onnx.")],
     photos: Annotated[Path, typer.Option(exists=True, help="Photos to compare the two forms on; default: 32 drawn portraits.")] = None,
-    int8: Annotated[bool, typer.Option('--int8', help="Eight-bit integers, unless that costs half a point of accuracy or more; --photos are then the labelled photos it was trained on.")] = False,
+    int8: Annotated[bool, typer.Option('--int8',
+        help="Eight-bit integers, unless that costs half a point of accuracy or more; --photos are then the labelled photos "
+             "it was trained on.")] = False,
     overwrite: Overwrite = False, as_json: Json = False):
     "Write a classifier as ONNX, for use without PyTorch, and compare its answers."
-    _output(output, overwrite, '.onnx')
-    if int8 and not photos: _stop('--int8 needs --photos: the labelled photos that the classifier was trained on', 2)
+    _check_output(output, overwrite, '.onnx')
+    if int8 and not photos: raise typer.BadParameter('--int8 needs --photos: the labelled photos that the classifier was trained on')
     import numpy as np
-    from genderres.classifier import GenderClassifier, compare
+    from genderres.classifier import GenderClassifier
+    from genderres.export import compare
     from genderres.portraits import draw_portrait
     clf = GenderClassifier.load(model)
     new = clf.to_int8(output, photos, overwrite=overwrite) if int8 else clf.to_onnx(output, overwrite)
     data = compare(clf, new, photos or [draw_portrait('men', np.random.default_rng(i)) for i in range(32)])
     data.update(output=str(output), megabytes=round(output.stat().st_size/1e6, 1), int8=new.facts['trained'].get('int8'))
-    text = (f"{output}, {data['megabytes']} MB\nOn {data['photos']} photos: the same label for {data['same_label']}, probabilities differ by at most {data['largest_difference']:.1e}")
-    if int8: text += "\nOn {photos} photos it was not trained on: {right_int8} right, {right_float} before".format(**data['int8'])
-    return data, text
+    return data, _export_text(data)
 
 # %% ../nbs/50_cli.ipynb #68cfaa9e
 def _lines(facts, indent=0):
-    "Nested facts as text"
+    "Nested facts as lines of text"
     for k,v in facts.items():
         if isinstance(v, dict) and any(isinstance(o, dict) for o in v.values()):
             yield f"{'  '*indent}{k}"
@@ -266,7 +325,7 @@ def _lines(facts, indent=0):
 # %% ../nbs/50_cli.ipynb #548ed15a
 @_verb('genderres info mine.safetensors')
 def info(model: Model, as_json: Json = False):
-    "What a classifier says of itself: classes, size, training, figures."
+    "Facts about a classifier: classes, size, training, scores."
     facts = _load(model).facts
     facts = {k: facts[k] for k in ('vocab', 'arch', 'size', 'mean', 'std', 'temperature', 'abstain', 'format', 'trained')}
     return facts, '\n'.join(_lines(facts))
@@ -279,21 +338,9 @@ def demo(out: Annotated[Path, typer.Argument(help="Folder for plots and tables."
     matplotlib.use('agg')
     from genderres.experiment import demo
     scores = demo(out)
-    data = {r.pop('score'): r for r in _records(scores.reset_index(names='score'))}
-    return data, f"{scores.right['accuracy']} of {scores.n['accuracy']} portraits right; plots and tables are in {out}"
+    return _score_data(scores), f"{scores.right['accuracy']} of {scores.n['accuracy']} portraits right; plots and tables are in {out}"
 
 # %% ../nbs/50_cli.ipynb #192ec058
-_UsageError = typer.BadParameter.__mro__[1]
-
 def main():
     "The `genderres` command"
-    try: code = app(standalone_mode=False, prog_name='genderres')
-    except _UsageError as e:
-        _echo(f"genderres: {e.format_message()}\n`{e.ctx.command_path if e.ctx else 'genderres'} --help` says more", err=True)
-        sys.exit(e.exit_code)
-    except KeyboardInterrupt: code = 130
-    except BrokenPipeError:   # the reader of our output, say `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    if code == 130: os._exit(130)
-    sys.exit(code)
+    app(prog_name='genderres')

@@ -1,4 +1,4 @@
-"""Photos that show the same picture, whatever was done to the copy
+"""Find photos that show the same picture, whatever was done to the copy
 
 Docs: https://genderres.github.io/genderres/duplicates.html.md"""
 
@@ -28,20 +28,24 @@ def thumbnail(
 
 # %% ../nbs/04_duplicates.ipynb #6d98a03e
 _step, _most = 1/40, 13   # parts leave out 0 to 13 fortieths on either end
+_whole = np.zeros((1, 4), int)   # the part that leaves out nothing
 
 @lru_cache
 def _bases(
-    k # How many frequencies
-): # (14, 14, k, 32): [a, b] has the cosines of the interval without `a` steps at its start and `b` at its end
-    over = 16
-    x = (np.arange(_side*over) + .5)/(_side*over)
+    k, # How many frequencies
+    samples=16, # Points in each pixel
+): # (14, 14, k, 32), float32
+    "[a, b] has the cosines of the interval without `a` steps at its start and `b` at its end"
+    x = (np.arange(_side*samples) + .5)/(_side*samples)
     def basis(a, b):
         t = (x - a*_step)/(1 - (a+b)*_step)
         inside = (t > 0) & (t < 1)
-        return (np.cos(np.pi*np.arange(k)[:,None]*t)*inside).reshape(k, _side, over).sum(2)/inside.sum()
+        return (np.cos(np.pi*np.arange(k)[:,None]*t)*inside).reshape(k, _side, samples).sum(2)/inside.sum()
     return np.array([[basis(a, b) for b in range(_most+1)] for a in range(_most+1)], dtype=np.float32)
 
 # %% ../nbs/04_duplicates.ipynb #28965eaa
+_flat = 4   # shorter vectors come from pictures without contrast
+
 def _describe(
     thumbs, # (n, 32, 32)
     parts, # (n or 1, 4): steps left out above, below, left and right
@@ -50,85 +54,151 @@ def _describe(
 ): # (n, numbers), float32; rows of length 1, or 0 for a flat picture
     "Weighted cosine frequencies of a part of each thumbnail"
     y, x = (_bases(k)[parts[:,o], parts[:,o+1]] for o in (0, 2))
-    d = y @ thumbs.astype(np.float32) @ x.swapaxes(1, 2) * np.hypot(*np.indices((k, k), dtype=np.float32))
-    d = d.reshape(len(thumbs), -1)[:,keep]
+    weight = np.hypot(*np.indices((k, k), dtype=np.float32))
+    d = (y @ thumbs.astype(np.float32) @ x.swapaxes(1, 2) * weight).reshape(len(thumbs), k*k)[:,keep]
     length = np.linalg.norm(d, axis=1, keepdims=True)
-    return np.where(length > 4, d/np.maximum(length, 4), 0)
+    return np.where(length > _flat, d/np.maximum(length, _flat), 0)
 
 # %% ../nbs/04_duplicates.ipynb #160c2b44
-def _mirror(k, keep=slice(1, None)): return ((-1.)**(np.arange(k*k) % k)).astype(np.float32)[keep]   # odd frequencies change sign
+def _mirror(
+    k, # Frequencies in each direction
+    keep=slice(1, None), # As in `_describe`
+): # (numbers,), 1 or -1
+    "Factors that turn a description into that of the mirror image"
+    return ((-1.)**(np.arange(k*k) % k)).astype(np.float32)[keep]
 
 # %% ../nbs/04_duplicates.ipynb #a69dde11
-_low = np.argsort([a+b + .01*max(a, b) for a,b in product(range(5), range(5))], kind='stable')[1:21]   # of 5x5, the twenty lowest
-def _coarse_parts():
-    ends = [(4*a, 4*b) for a,b in product(range(4), range(4)) if a+b <= 3]   # 70 to 100 % of a side
-    left = lambda o: 1 - sum(o)*_step
-    return np.array([y+x for y,x in product(ends, ends) if abs(np.log(left(y)/left(x))) < .25])
+_order = [a + b + .01*max(a, b) for a,b in product(range(5), range(5))]   # the sum; of equal sums the more balanced first
+_low = np.argsort(_order, kind='stable')[1:21]   # without the brightness
+
+# %% ../nbs/04_duplicates.ipynb #87d93301
+def _coarse_parts(): # (76, 4), the whole first
+    "Parts for the coarse search, in steps of a tenth"
+    ends = [(4*a, 4*b) for a,b in product(range(4), range(4)) if a+b <= 3]
+    kept = lambda o: 1 - sum(o)*_step
+    return np.array([y+x for y,x in product(ends, ends) if abs(np.log(kept(y)/kept(x))) < .25])
+
+# %% ../nbs/04_duplicates.ipynb #a004db47
+def _pieces(n, size): return [slice(i, i+size) for i in range(0, max(n, 1), size)]
+
+def _describe_parts(
+    thumbs, # (n, 32, 32)
+    parts, # (p, 4)
+): # (p, n, 20)
+    "The lowest frequencies of each part of each thumbnail"
+    describe = lambda part: np.concatenate([_describe(thumbs[o], part[None], 5, _low) for o in _pieces(len(thumbs), 8192)])
+    return np.stack([describe(o) for o in parts])
+
+# %% ../nbs/04_duplicates.ipynb #6e830237
+_rows, _cols = 64, 1024   # a block of pairs
+
+def _best_of_parts(
+    whole, # (m, 20), whole photos
+    descs, # (p, n, 20), parts of all photos
+): # (m, n), float32
+    "Similarity of each whole photo, or its mirror image, to the most similar part of every other"
+    both = np.concatenate([whole, whole*_mirror(5, _low)])
+    best = np.empty((len(whole), descs.shape[1]), np.float32)
+    for cols in _pieces(descs.shape[1], _cols):
+        block = both @ descs[0,cols].T
+        other = np.empty_like(block)
+        for d in descs[1:]: np.maximum(block, np.matmul(both, d[cols].T, out=other), out=block)
+        np.maximum(block[:len(whole)], block[len(whole):], out=best[:,cols])
+    return best
+
+# %% ../nbs/04_duplicates.ipynb #1d9e0510
+_least, _partners = .9, 8
+
+def _top_partners(
+    best, # (m, n), similarities
+): # Two arrays: rows, and their partners' columns
+    "The best partners in each row, most similar first"
+    i, j = np.nonzero(best > _least)
+    order = np.lexsort((-best[i,j], i))
+    i, j = i[order], j[order]
+    rank = np.arange(len(i)) - np.searchsorted(i, i)   # place within the row
+    return i[rank < _partners], j[rank < _partners]
+
+# %% ../nbs/04_duplicates.ipynb #9eb3f016
+def _which_part(
+    whole, # (m, 20), whole photos
+    parts, # (p, m, 20), the parts of each one's partner
+): # Two arrays (m,): number of the part, and bool
+    "The part most similar to the whole, and whether the whole is mirrored"
+    both = np.stack([whole, whole*_mirror(5, _low)])
+    likes = np.einsum('fnd,pnd->npf', both, parts).reshape(len(whole), 2*len(parts))
+    part, mirrored = np.divmod(likes.argmax(1), 2)
+    return part, mirrored == 1
 
 # %% ../nbs/04_duplicates.ipynb #d466c1a8
 def _candidates(
-    thumbs, # (n, 32, 32)
+    thumbs, # (n, 32, 32), two or more
     parts, # (p, 4), the whole first
-    least=.9, # Similarity that is worth a closer look
-    top=8, # Partners of a photo
-): # (pairs, 3): a photo, one that it may be a part of, and the number of that part; odd: mirrored
-    n, mirror, rows, cols = len(thumbs), _mirror(5, _low), 64, 1024
-    pieces = np.array_split(thumbs, -(-n//8192))
-    descs = np.stack([np.concatenate([_describe(t, o[None], 5, _low) for t in pieces]) for o in parts])
-    full = descs[0]
-    def block(s):
-        q = np.concatenate([full[s:s+rows], full[s:s+rows]*mirror])
-        best = np.empty((len(q)//2, n), np.float32)
-        for t in range(0, n, cols):
-            b = q @ descs[0,t:t+cols].T
-            m = np.empty_like(b)
-            for d in descs[1:]: np.maximum(b, np.matmul(q, d[t:t+cols].T, out=m), out=b)
-            np.maximum(b[:len(b)//2], b[len(b)//2:], out=best[:,t:t+cols])
-        best[np.arange(len(best)), np.arange(s, s+len(best))] = 0
-        i, j = np.nonzero(best > least)
-        order = np.lexsort((-best[i,j], i))
-        i, j = i[order], j[order]
-        first = np.arange(len(i)) - np.searchsorted(i, i) < top
-        return np.stack([i[first] + s, j[first]])
-    with ThreadPoolExecutor(os.cpu_count()) as ex: pairs = np.concatenate(list(ex.map(block, range(0, n, rows))), axis=1)
-    which = [np.einsum('fnd,pnd->npf', np.stack([full[i], full[i]*mirror]), descs[:,j]).reshape(len(i), -1).argmax(1)
-             for i,j in np.split(pairs, range(2048, pairs.shape[1], 2048), axis=1) if len(i)]
-    return np.stack([*pairs, np.concatenate([np.zeros(0, int), *which])], axis=1)
+): # Table: photo `one` may be the `part` of photo `two`, perhaps `mirrored`
+    "Pairs that are worth a closer look"
+    descs = _describe_parts(thumbs, parts)
+    def partners(rows):
+        best = _best_of_parts(descs[0,rows], descs)
+        np.fill_diagonal(best[:,rows], 0)   # no photo is its own partner
+        i, j = _top_partners(best)
+        return i + rows.start, j
+    with ThreadPoolExecutor(os.cpu_count()) as ex:
+        one, two = np.concatenate(list(ex.map(partners, _pieces(len(thumbs), _rows))), axis=1)
+    found = [_which_part(descs[0,one[o]], descs[:,two[o]]) for o in _pieces(len(one), 2048)]
+    part, mirrored = (np.concatenate(o) for o in zip(*found))
+    return pd.DataFrame(dict(one=one, two=two, part=part, mirrored=mirrored))
+
+# %% ../nbs/04_duplicates.ipynb #91377ab8
+_edges = np.eye(4, dtype=int)
+_moves = np.concatenate([_edges, -_edges,   # one edge
+                         [[1,-1,0,0], [-1,1,0,0], [0,0,1,-1], [0,0,-1,1]],   # shift
+                         [[1,1,1,1], [-1,-1,-1,-1]]])   # shrink and grow
+
+def _improve(
+    part, # (m, 4)
+    best, # (m,), the similarity of each part
+    like, # Similarities of other parts
+    moves, # (moves, 4)
+): # The better parts, and their similarities
+    "Make each part's best move, if it helps"
+    tries = np.clip(part + moves[:,None], 0, _most)
+    likes = np.stack([like(o) for o in tries])
+    move, row = likes.argmax(0), np.arange(len(part))
+    new, better = likes[move,row], likes[move,row] > best
+    return np.where(better[:,None], tries[move,row], part), np.where(better, new, best)
 
 # %% ../nbs/04_duplicates.ipynb #aa762632
-_edges = np.eye(4, dtype=int)
-_moves = np.concatenate([_edges, -_edges, [[1,-1,0,0], [-1,1,0,0], [0,0,1,-1], [0,0,-1,1], [1,1,1,1], [-1,-1,-1,-1]]])
 def _fit(
     thumbs, # (n, 32, 32)
     found, # From `_candidates`
     parts, # As there
 ): # (pairs,), the best similarity
-    i, j, which = found.T
-    whole = _describe(thumbs[i], np.zeros((1, 4), int), 10)
-    whole = np.where((which % 2 == 1)[:,None], whole*_mirror(10), whole)
-    part = parts[which//2]
-    like = lambda o: (whole*_describe(thumbs[j], o, 10)).sum(1)
+    "Similarity of each candidate after its part was fitted"
+    whole = _describe(thumbs[found.one], _whole, 10)
+    whole = np.where(found.mirrored.to_numpy()[:,None], whole*_mirror(10), whole)
+    others = thumbs[found.two]
+    like = lambda part: (whole*_describe(others, part, 10)).sum(1)
+    part = parts[found.part]
     best = like(part)
-    for moves in (2*_moves, 2*_moves, _moves, _moves, _moves):
-        tries = np.clip(part + moves[:,None], 0, _most)
-        likes = np.stack([like(o) for o in tries])
-        k = likes.argmax(0)
-        new = likes[k, np.arange(len(k))]
-        part = np.where((new > best)[:,None], tries[k, np.arange(len(k))], part)
-        best = np.maximum(best, new)
+    for steps in (2, 2, 1, 1, 1): part, best = _improve(part, best, like, steps*_moves)
     return best
 
 # %% ../nbs/04_duplicates.ipynb #bea884a8
+_parts_up_to = 30_000   # photos; of more only the whole is searched
+
 def near_pairs(
     thumbs:np.ndarray, # (n, 32, 32) from `thumbnail`; of equal files only one, since each has room for eight partners
     least:float=.96 # Similarity from which two are copies
 ) -> pd.DataFrame: # `one` < `two`, row numbers in `thumbs`, and their `similarity`, highest first
-    "Photos that show the same picture: resized, recompressed, mirrored, brightened, cut by up to 30 % of a side"
-    parts = _coarse_parts() if len(thumbs) <= 30_000 else np.zeros((1, 4), int)
-    found = _candidates(np.asarray(thumbs), parts) if len(thumbs) > 1 else np.zeros((0, 3), int)
-    like = np.concatenate([np.zeros(0), *(_fit(thumbs, o, parts) for o in np.split(found, range(4096, len(found), 4096)) if len(o))])
-    df = pd.DataFrame(dict(one=found[:,:2].min(1), two=found[:,:2].max(1), similarity=like.round(4)))[like >= least]
-    return df.sort_values(['similarity','one','two'], ascending=[False,True,True]).drop_duplicates(['one','two'], ignore_index=True)
+    "Photos that show the same picture: resized, recompressed, mirrored, brightened, or cropped by up to 30% of a side"
+    thumbs = np.asarray(thumbs)
+    if len(thumbs) < 2: return pd.DataFrame(np.zeros((0, 2), int), columns=['one', 'two']).assign(similarity=0.)
+    parts = _coarse_parts() if len(thumbs) <= _parts_up_to else _whole
+    found = _candidates(thumbs, parts)
+    like = np.concatenate([_fit(thumbs, found[o], parts) for o in _pieces(len(found), 4096)]).astype(float)
+    rows = found[['one', 'two']].to_numpy()
+    df = pd.DataFrame(dict(one=rows.min(1), two=rows.max(1), similarity=like.round(4)))[like >= least]
+    return df.sort_values(['similarity', 'one', 'two'], ascending=[False, True, True]).drop_duplicates(['one', 'two'], ignore_index=True)
 
 # %% ../nbs/04_duplicates.ipynb #10ce2cf4
 def link(
@@ -136,5 +206,7 @@ def link(
     *pairs # (one, two): row numbers that belong together, as arrays of the same length
 ) -> np.ndarray: # (n,), the number of each photo's group
     "Join `pairs` into groups"
-    one, two = (np.concatenate([np.zeros(0, int), *(np.asarray(p[o], dtype=int) for p in pairs)]) for o in (0, 1))
-    return connected_components(coo_array((np.ones(len(one)), (one, two)), shape=(n, n)), directed=False)[1]
+    none = np.zeros(0, int)
+    one, two = (np.concatenate([none, *(np.asarray(p[o], dtype=int) for p in pairs)]) for o in (0, 1))
+    graph = coo_array((np.ones(len(one)), (one, two)), shape=(n, n))
+    return connected_components(graph, directed=False)[1]

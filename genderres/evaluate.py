@@ -9,42 +9,66 @@ __all__ = ['seen_in_training', 'evaluate']
 
 # %% ../nbs/32_evaluate.ipynb #b29ff617
 import base64
-import numpy as np, pandas as pd
+import numpy as np
 from fastai.vision.all import *
 from .photos import photos_from_source
 from .check import check_photos
 from .predict import Classifier
 from .classifier import photo_numbers
 
-# %% ../nbs/32_evaluate.ipynb #3dadde26
-def seen_in_training(clf):
-    "Ids of the photos that `clf` was trained or calibrated on"
+# %% ../nbs/32_evaluate.ipynb #91068c8f
+def seen_in_training(
+    clf:Classifier # With `trained_on` among its facts
+) -> np.ndarray: # (n,), uint64, sorted; see `photo_numbers`
+    "Numbers of the photos that `clf` was trained or calibrated on"
     return np.frombuffer(base64.b64decode(clf.facts['trained_on']), '<u8')
+
+# %% ../nbs/32_evaluate.ipynb #eddd228e
+def _part(photos, part):
+    "The photos of a part, by default the test or else the validation part, and those that cannot be used"
+    have = set(photos.split) - {''}
+    if part is None: part = first(o for o in ('test', 'valid') if o in have) or ''
+    elif part not in have:
+        found = 'the split has ' + ', '.join(sorted(have)) if have else 'these photos have no split'
+        raise ValueError(f"part={part!r}: {found}")
+    return photos[(photos.split == part) | (photos.problem != '')] if part else photos
+
+# %% ../nbs/32_evaluate.ipynb #5ad00dc2
+def _check_labels(photos, vocab):
+    "`ValueError` if the photos have a label that is not in `vocab`"
+    if other := set(photos.label) - {*vocab, ''}:
+        raise ValueError(f"the classifier knows {', '.join(vocab)}; the photos are filed as {', '.join(sorted(other))}: "
+                         "rename them, or evaluate another classifier")
+
+# %% ../nbs/32_evaluate.ipynb #931cf2e9
+def _to_judge(clf, source, part, kwargs):
+    "The photos to judge `clf` on; those it has seen are no longer `usable`"
+    photos = _part(photos_from_source(source, **kwargs), part)
+    _check_labels(photos, clf.vocab)
+    photos = check_photos(photos).reset_index(drop=True)
+    usable = photos.index[photos.usable]
+    seen = usable[np.isin(photo_numbers(photos.loc[usable]), seen_in_training(clf))]
+    if len(seen) == len(usable):
+        raise ValueError(f"nothing to evaluate on: of {len(photos)} photos, {len(seen)} are ones the classifier "
+                         "was trained or calibrated on, and the rest cannot be used")
+    photos.loc[seen, ['usable', 'problem']] = False, 'was trained on'
+    return photos
 
 # %% ../nbs/32_evaluate.ipynb #d1ae266b
 @delegates(photos_from_source)
 def evaluate(
-    clf:Classifier, # Who answers
+    clf:Classifier, # Gives the answers
     source:str|Path|pd.DataFrame, # Labelled photos, as for `gender_dls`
     part:str=None, # train, valid or test, where `source` has a split; default: test, or else valid
     batch_size:int=64, # Photos in memory at once
     progress:bool=True, # Show a bar, if it takes more than two seconds
     **kwargs
 ) -> pd.DataFrame: # `file`, `label`, `prediction`, a probability for each class, `problem`; a row for each photo
-    "Compare answers with labels; photos with a `problem` do not count, and to have been trained on is one"
-    photos = photos_from_source(source, **kwargs)
-    have = set(photos.split) - {''}
-    if part is None: part = first(o for o in ('test', 'valid') if o in have) or ''
-    elif part not in have: raise ValueError(f"part={part!r}: {'the split has ' + ', '.join(sorted(have)) if have else 'these photos have no split'}")
-    if part: photos = photos[(photos.split == part) | (photos.problem != '')]
-    if other := set(photos.label) - {*clf.vocab, ''}:
-        raise ValueError(f"the classifier knows {', '.join(clf.vocab)}; the photos are filed as {', '.join(sorted(other))}: rename them, or evaluate another classifier")
-    photos = check_photos(photos).reset_index(drop=True)
-    fine = photos.index[photos.problem == '']
-    seen = fine[np.isin(photo_numbers(photos.loc[fine]), seen_in_training(clf))]
-    photos.loc[seen, 'problem'] = 'was trained on'   # a temperature is trained too
-    todo = fine.difference(seen)
-    if not len(todo): raise ValueError(f"nothing to evaluate on: of {len(photos)} photos, {len(seen)} are ones the classifier was trained or calibrated on, and the rest cannot be used")
+    "Answers beside labels; a photo with a `problem` does not count, e.g. one that the classifier was trained on"
+    photos = _to_judge(clf, source, part, kwargs)
+    todo = photos.index[photos.usable]
     answers = clf.predict(photos.file[todo].tolist(), batch_size, abstain=0., progress=progress).set_index(todo)
-    photos.loc[todo, 'problem'] = answers.problem
-    return photos[['file', 'label']].join(answers.drop(columns=['file', 'problem']).rename(columns=dict(label='prediction'))).assign(problem=photos.problem).fillna(dict(prediction=''))
+    photos.loc[todo, 'problem'] = answers.problem   # a file may be gone by now
+    answers = answers.drop(columns=['file', 'problem']).rename(columns=dict(label='prediction'))
+    table = photos[['file', 'label']].join(answers)
+    return table.assign(problem=photos.problem).fillna(dict(prediction=''))

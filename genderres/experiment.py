@@ -7,14 +7,14 @@ Docs: https://genderres.github.io/genderres/experiment.html.md"""
 # %% auto #0
 __all__ = ['epoch_table', 'save_results', 'run_experiment', 'cross_validate', 'demo']
 
-# %% ../nbs/40_experiment.ipynb #7e8065d6
-import inspect
+# %% ../nbs/40_experiment.ipynb #db55d0e4
 from fastai.vision.all import *
 from sklearn.model_selection import StratifiedGroupKFold
 from .portraits import sample_portraits
-from .photos import photos_from_source, unit_of
+from .photos import unit_of
 from .data import gender_dls
 from .learner import gender_learner
+from .features import *   # gives the learner `to_rapid`
 from .stats import summary
 from .interpret import GenderInterpretation
 
@@ -26,39 +26,40 @@ def epoch_table(
     names = [o for o in learn.recorder.metric_names if o not in ('epoch', 'time')]
     return pd.DataFrame(learn.recorder.values, columns=names).rename_axis('epoch')
 
+# %% ../nbs/40_experiment.ipynb #b46c9c88
+def _loss_figure(learn):
+    "Training loss of each batch and validation loss of each epoch"
+    fig, ax = plt.subplots(figsize=(6, 3.5))
+    learn.recorder.plot_loss(skip_start=0, ax=ax)
+    ax.set(xlabel='batch', ylabel='cross entropy (log scale)', yscale='log', title='Loss')
+    return fig
+
+# %% ../nbs/40_experiment.ipynb #4692c5e5
+def _rate_figure(learn):
+    "Learning rate of the head for each batch"
+    fig, ax = plt.subplots(figsize=(6, 3.5))
+    ax.plot(learn.recorder.lrs)
+    ax.set(xlabel='batch', ylabel='learning rate', title='Learning rate of the head')
+    return fig
+
 # %% ../nbs/40_experiment.ipynb #7bcd8137
 def _save_fig(fig, file):
+    "Write `fig` to `file` and close it"
     fig.savefig(file, dpi=120, bbox_inches='tight')
     plt.close(fig)
-
-# %% ../nbs/40_experiment.ipynb #741b2e11
-def _plot_curves(learn):
-    "Training loss of each batch and validation loss of each epoch; learning rate of each batch"
-    rec = learn.recorder
-    per_epoch = len(rec.losses)//len(rec.values)
-    losses, ax = plt.subplots(figsize=(6, 3.5))
-    ax.plot(rec.losses, label='training, smoothed')
-    ax.plot(per_epoch*np.arange(1, len(rec.values)+1), [o[1] for o in rec.values], 'o-', label='validation')
-    ax.set(xlabel='batch', ylabel='cross entropy (log scale)', yscale='log', title='Loss')
-    ax.legend()
-    rates, ax = plt.subplots(figsize=(6, 3.5))
-    ax.plot(rec.hps['lr'] if 'lr' in rec.hps else rec.lrs)
-    ax.set(xlabel='batch', ylabel='learning rate', title='Learning rate of the head')
-    return losses, rates
 
 # %% ../nbs/40_experiment.ipynb #9dd57050
 def save_results(
     learn:Learner, # Learner that has been trained
     interp:GenderInterpretation, # Its answers on photos it has not seen
     out:str|Path, # Folder for the files; made where it is missing
-    k:int=9 # How many top losses to show
+    k:int=9 # Number of top losses in the picture
 ) -> Path: # `out`
     "Write the plots and tables of a run; files of the same names are replaced"
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    losses, rates = _plot_curves(learn)
-    figs = {'loss': losses, 'learning_rate': rates, 'confusion_matrix': interp.plot_confusion_matrix(figsize=(4, 4)),
-            'top_losses': interp.plot_top_losses(k)}
+    figs = dict(loss=_loss_figure(learn), learning_rate=_rate_figure(learn),
+                confusion_matrix=interp.plot_confusion_matrix(figsize=(4, 4)), top_losses=interp.plot_top_losses(k))
     for name,fig in figs.items(): _save_fig(fig, out/f'{name}.png')
     epoch_table(learn).to_csv(out/'epochs.csv')
     interp.to_df().to_csv(out/'top_losses.csv', index=False, errors='surrogateescape')
@@ -87,51 +88,78 @@ def run_experiment(
     if out is not None: save_results(learn, interp, out)
     return interp
 
+# %% ../nbs/40_experiment.ipynb #9e712884
+def _check_folds(k, labels, units):
+    "`ValueError` unless each class has `k` different units"
+    n = units.groupby(labels).nunique()
+    if not 2 <= k <= n.min():
+        raise ValueError(f"k={k}: from 2 to {n.min()} folds are possible, since {n.idxmin()} has {n.min()} photos "
+                         "that do not belong together")
+
+# %% ../nbs/40_experiment.ipynb #724334f3
+def _folds(photos, k, seed):
+    "`k` tables of all `photos`; each photo is in the validation part of one of them"
+    units = unit_of(photos)
+    _check_folds(k, photos.label, units)
+    for _,valid in StratifiedGroupKFold(k, shuffle=True, random_state=seed).split(photos, photos.label, units):
+        yield photos.assign(split=np.where(photos.index.isin(valid), 'valid', 'train'))
+
+# %% ../nbs/40_experiment.ipynb #5d1c8911
+def _together(interps):
+    "One interpretation, without a learner, of the photos of several"
+    preds, targs = (torch.cat([getattr(o, name) for o in interps]) for name in ('preds', 'targs'))
+    items = pd.concat([o.dl.items for o in interps], ignore_index=True)
+    return GenderInterpretation.from_answers(preds, targs, items, interps[0].vocab)
+
+# %% ../nbs/40_experiment.ipynb #f1cdc5cd
+def _fold_table(scores):
+    "A row for each table of `scores`; the last of them is that of all photos"
+    rows = [{'photos': o.n['accuracy'], **o.share, 'low': o.low['accuracy'], 'high': o.high['accuracy']} for o in scores]
+    folds = pd.DataFrame(rows, index=[*range(1, len(rows)), 'all'], dtype=float)
+    folds.loc['standard deviation'] = folds[:-1].std().where(~folds.columns.isin(['photos', 'low', 'high']))
+    return folds
+
+# %% ../nbs/40_experiment.ipynb #33199f3c
+_table_options = ('label_func', 'fn_col', 'label_col', 'valid_col', 'group_col', 'folder', 'valid_pct', 'split', 'test_pct', 'decisions')
+
 # %% ../nbs/40_experiment.ipynb #ecdbd6d0
 @delegates(run_experiment, but=['dls', 'out', 'seed'])
 def cross_validate(
     source:str|Path|pd.DataFrame, # Photos, as for `gender_dls`; those of a test part stay out
-    k:int=5, # How many folds
+    k:int=5, # Number of folds
     seed:int=42, # Of the folds and of every training
     data:dict=None, # Arguments for `gender_dls`, e.g. dict(size=128, bs=16)
     **kwargs
-) -> tuple: # A table with a row for each fold, for all photos, and for the standard deviation between the folds; the interpretation of all photos
+) -> tuple: # Table of the folds (see `_fold_table`); interpretation of all photos, without a learner
     "Train `k` networks; every photo is judged by the one that has not seen it"
     data = data or {}
-    photos = gender_dls(source, seed=seed, **data).photos.query("split in ('train', 'valid')").reset_index(drop=True)
-    groups = unit_of(photos)
-    few = groups.groupby(photos.label).nunique()
-    if not 2 <= k <= few.min(): raise ValueError(f"k={k}: from 2 to {few.min()} folds are possible, since {few.idxmin()} has {few.min()} photos that do not belong together")
-    options = {o: v for o,v in data.items() if o not in {*inspect.signature(photos_from_source).parameters, 'valid_pct', 'split', 'test_pct', 'decisions'}}   # they made the table
-    rows, answers = [], []
-    for _,valid in StratifiedGroupKFold(k, shuffle=True, random_state=seed).split(photos, photos.label, groups):
-        part = photos.assign(split=np.where(photos.index.isin(valid), 'valid', 'train'))
-        interp = run_experiment(gender_dls(part, **options), seed=seed, **kwargs)
-        rows.append(interp.scores())
-        answers.append((interp.dl.items, interp.losses, interp.preds, interp.targs))
-    items, *kept = zip(*answers)
-    every = GenderInterpretation(interp.learn, interp.learn.dls.test_dl(pd.concat(items, ignore_index=True), with_labels=True), torch.cat(kept[0]), None, *map(torch.cat, kept[1:]))
-    rows.append(every.scores())
-    folds = pd.DataFrame([{'photos': o.n['accuracy'], **o.share, 'low': o.low['accuracy'], 'high': o.high['accuracy']} for o in rows], index=[*range(1, k+1), 'all'], dtype=float)
-    folds.loc['standard deviation'] = folds[:k].std().where(~folds.columns.isin(['photos', 'low', 'high']))
-    return folds, every
+    photos = gender_dls(source, seed=seed, **data).photos
+    photos = photos[photos.split.isin(['train', 'valid'])].reset_index(drop=True)
+    options = {o: v for o,v in data.items() if o not in _table_options}
+    interps = [run_experiment(gender_dls(part, **options), seed=seed, **kwargs) for part in _folds(photos, k, seed)]
+    every = _together(interps)
+    return _fold_table([o.scores() for o in [*interps, every]]), every
+
+# %% ../nbs/40_experiment.ipynb #a0d1d48e
+def _show_data(dls, out):
+    "Print the parts of the split, and write a picture of a batch to `out`"
+    print(pd.crosstab(dls.photos.label, dls.photos.split, margins=True), '\n')
+    dls.show_batch(max_n=16, figsize=(7, 7))
+    _save_fig(plt.gcf(), out/'portraits.png')
 
 # %% ../nbs/40_experiment.ipynb #32c312ed
 def demo(
-    out:str='demo', # Folder for the plots and tables
-    n:int=1600 # How many portraits to draw
+    out:str|Path='demo', # Folder for the plots and tables
+    n:int=1600 # Number of portraits
 ) -> pd.DataFrame: # The scores
     "Draw portraits, train four epochs on the portrait body, show where the network errs"
-    print(f'Drawing {n} cartoon portraits ...')
-    dls = gender_dls(sample_portraits(n=n), size=96, split='random')   # as in the paper; no drawn portrait is a copy
-    print(f"They lie in {Path(dls.photos.file[0]).parent.parent}:\n")
-    print(pd.crosstab(dls.photos.label, dls.photos.split, margins=True), '\n')
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    dls.show_batch(max_n=16, figsize=(7, 7))
-    _save_fig(plt.gcf(), out/'portraits.png')
+    print(f'Drawing {n} cartoon portraits ...')
+    dls = gender_dls(sample_portraits(n=n), size=96, split='random')
+    _show_data(dls, out)
     print('Four epochs of a 34-layer residual network, on the portrait weights that come with the package:')
     scores = run_experiment(dls, out, weights='portrait', rapid=True).scores()
-    print(f"\nOn {scores.n['accuracy']} portraits it has not seen:\n{summary(scores)}\n\nPlots and tables are in {out.resolve()}:")
+    print(f"\nOn {scores.n['accuracy']} portraits it has not seen:\n{summary(scores)}\n\nPlots and tables are in {out}:")
     print('\n'.join(f'  {o.name}' for o in sorted(out.iterdir())))
     return scores

@@ -11,7 +11,7 @@ __all__ = ['grad_cam', 'shortcuts']
 from fastai.vision.all import *
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
-from .files import in_threads
+from .files import in_threads, need
 from .reader import examine, read_photo
 from .photos import presented, unit_of
 from .interpret import GenderInterpretation
@@ -23,14 +23,31 @@ def grad_cam(
     classes:list # (n,) index of the class to explain, for each photo
 ) -> Tensor: # (n, h, w), from 0; cells of the last feature map
     "How much each part of a photo speaks for a class"
-    try: from captum.attr import LayerGradCam
-    except ImportError as e: raise ImportError("captum is missing: `pip install 'genderres[explain]'`") from e
+    layer_grad_cam = need('captum.attr', 'explain').LayerGradCam
     model, classes, done = learn.model.eval(), tensor(classes).to(learn.dls.device), []
     for x, in learn.dls.test_dl(items):
         x, target = TensorBase(x).as_subclass(Tensor).requires_grad_(), classes[:len(x)]   # the body may be frozen
-        done.append(LayerGradCam(model, model[0]).attribute(x, target, relu_attributions=True)[:,0].detach().cpu())
+        done.append(layer_grad_cam(model, model[0]).attribute(x, target, relu_attributions=True)[:,0].detach().cpu())
         classes = classes[len(x):]
     return torch.cat(done)
+
+# %% ../nbs/25_explain.ipynb #d464c9a0
+def _plot_heat(ax, photo, cam):
+    "Draw the heat of a map (h, w) over a grey photo"
+    ax.imshow(photo.convert('L'), cmap='gray')
+    heat = F.interpolate(cam[None,None], photo.size[::-1], mode='bilinear')[0,0]
+    ax.imshow(heat, cmap='inferno', alpha=.6, vmin=0, vmax=max(heat.max().item(), 1e-9))
+
+# %% ../nbs/25_explain.ipynb #3927d364
+def _plot_pair(self, ax, beside, i, file, cam):
+    "Draw photo `i` of an interpretation and, beside it, the map of its answer"
+    photo = read_photo(file)
+    ax.imshow(photo)
+    _plot_heat(beside, photo, cam)
+    label, said = self.vocab[self.targs[i]], self.vocab[self.decoded[i]]
+    ax.set_title(f'filed {label}\nloss {self.losses[i].item():.2f}', fontsize=8, loc='left')
+    beside.set_title(f'speaks for {said}\nprobability {self.preds[i].max().item():.2f}', fontsize=8, loc='left',
+                     color='black' if label == said else 'firebrick')
 
 # %% ../nbs/25_explain.ipynb #2219cbc5
 @patch
@@ -40,23 +57,19 @@ def plot_top_losses_cam(self:GenderInterpretation,
     ncols:int=None, # Pairs in a row; default: as square as can be
     size:float=2. # Width of each photo, in inches
 ) -> plt.Figure:
-    "The photos with the largest losses, beside where the network found what speaks for its answer"
+    "The photos with the largest losses, beside what spoke for the answer; `ValueError` if there is no network to ask"
+    if self.learn is None:
+        raise ValueError("these answers have no learner, so no network can explain them: those of cross_validate come from "
+                         "several networks; use the interpretation of one, GenderInterpretation.from_learner(learn)")
     idxs = self.top_losses(min(k, len(self.losses)), largest)[1].tolist()
     items = self.dl.items.iloc[idxs]
-    cams = grad_cam(self.learn, items, self.decoded[idxs])
     ncols = ncols or math.ceil(math.sqrt(len(idxs)/2))
     nrows = math.ceil(len(idxs)/ncols)
-    fig, axs = plt.subplots(nrows, 2*ncols, figsize=(2*size*ncols, 1.25*size*nrows), squeeze=False, layout='constrained')
+    inches = 2*size*ncols, 1.25*size*nrows
+    fig, axs = plt.subplots(nrows, 2*ncols, figsize=inches, squeeze=False, layout='constrained')
     for ax in axs.flat: ax.axis('off')
-    for (ax,beside),i,file,cam in zip(axs.reshape(-1, 2), idxs, items['file'], cams):
-        photo = read_photo(file)
-        ax.imshow(photo)
-        beside.imshow(photo.convert('L'), cmap='gray')
-        heat = F.interpolate(cam[None,None], photo.size[::-1], mode='bilinear')[0,0]
-        beside.imshow(heat, cmap='inferno', alpha=.6, vmin=0, vmax=max(heat.max().item(), 1e-9))
-        label, said = self.vocab[self.targs[i]], self.vocab[self.decoded[i]]
-        ax.set_title(f'filed {label}\nloss {self.losses[i].item():.2f}', fontsize=8, loc='left')
-        beside.set_title(f'speaks for {said}\nprobability {self.preds[i].max().item():.2f}', fontsize=8, loc='left', color='black' if label == said else 'firebrick')
+    cams = grad_cam(self.learn, items, self.decoded[idxs])
+    for pair,i,file,cam in zip(axs.reshape(-1, 2), idxs, items['file'], cams): _plot_pair(self, *pair, i, file, cam)
     fig.suptitle(f"{'Largest' if largest else 'Smallest'} losses ({presented})", fontsize=10)
     return fig
 
@@ -68,18 +81,34 @@ def _cues(
     "What a photo says without a look at the person"
     x = np.asarray(photo.resize((16, 16)), np.float32)
     edge = np.r_[x[:2].reshape(-1), x[2:8, :2].reshape(-1), x[2:8, -2:].reshape(-1)]
-    return {'colour': [*x.mean((0, 1)), x.std(), np.ptp(x, axis=2).mean()], 'aspect ratio': [facts['width']/facts['height']],
-            'pixels': [facts['width'], facts['height']], 'file size': [facts['bytes']], 'background': edge}
+    width, height = facts['width'], facts['height']
+    return {'colour': [*x.mean((0, 1)), x.std(), np.ptp(x, axis=2).mean()], 'aspect ratio': [width/height],
+            'pixels': [width, height], 'file size': [facts['bytes']], 'background': edge}
 
 # %% ../nbs/25_explain.ipynb #be630638
 def _balanced(labels, said, groups, seed):
-    "Balanced accuracy and its 95 % interval, by drawing groups again"
+    "Balanced accuracy and its 95% interval, by drawing groups again; `n` and `right` are (classes, groups)"
     g = np.unique(groups, return_inverse=True)[1]
     one = np.eye(labels.max() + 1)[labels]
-    n, right = (np.stack([np.bincount(g, o) for o in a.T]) for a in (one, one*(labels == said)[:,None]))   # (classes, groups)
+    n, right = (np.stack([np.bincount(g, o) for o in a.T]) for a in (one, one*(labels == said)[:,None]))
     again = np.random.default_rng(seed).multinomial(n.shape[1], np.full(n.shape[1], 1/n.shape[1]), 500).T
     drawn = (right@again/np.maximum(n@again, 1)).mean(0)
     return (right.sum(1)/n.sum(1)).mean(), *np.quantile(drawn, [.025, .975])
+
+# %% ../nbs/25_explain.ipynb #57da8886
+def _said(cue, labels, groups, folds, seed):
+    "The class of each photo by a cue (n, numbers), from trees that have not seen the photo or its group"
+    trees = ExtraTreesClassifier(50, min_samples_leaf=5, class_weight='balanced', random_state=seed)
+    cv = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    return cross_val_predict(trees, np.stack(cue), labels, groups=groups, cv=cv)
+
+# %% ../nbs/25_explain.ipynb #d340c1ce
+def _check_folds(labels, vocab, groups, folds):
+    "`ValueError` unless each fold can have photos of each class"
+    few = min(pd.Series(groups).groupby(labels).nunique(), default=0)
+    if few < folds or len(vocab) < 2:
+        raise ValueError(f"folds={folds}: two or more classes are needed, each with at least this many photos that do not "
+                         f"belong together; the smallest of {', '.join(vocab) or 'none'} has {few}")
 
 # %% ../nbs/25_explain.ipynb #1aa9cfb1
 def shortcuts(
@@ -87,20 +116,15 @@ def shortcuts(
     margin:float=.05, # A cue raises its hand if its interval begins more than this above chance
     folds:int=5, # Parts of the cross-validation
     seed:int=42 # Of the folds, the trees and the interval
-) -> pd.DataFrame: # A row for each cue, best first: `balanced accuracy`, `low`, `high` (95 % interval), `chance`, `photos`, `raises hand`
-    "How well cues that are no picture of a person tell the classes apart"
+) -> pd.DataFrame: # Best cue first: `balanced accuracy`, `low`, `high` (95% interval), `chance`, `photos`, `raises hand`
+    "How well cues that do not show the person tell the classes apart"
     photos = getattr(photos, 'photos', photos)
-    photos = photos[photos.id != ''].reset_index(drop=True)
+    photos = photos[photos.usable].reset_index(drop=True)
     labels, vocab = pd.factorize(photos.label, sort=True)
     groups = unit_of(photos).to_numpy(str)
-    few = min(pd.Series(groups).groupby(labels).nunique(), default=0)
-    if few < folds or len(vocab) < 2: raise ValueError(f"folds={folds}: two or more classes are needed, each with as many photos that do not belong together; the smallest of "
-                                                       f"{', '.join(vocab) or 'none'} has {few}")
+    _check_folds(labels, vocab, groups, folds)
     cues = pd.DataFrame([_cues(*o) for o in in_threads(examine, photos.file)])
-    cv, rows = StratifiedGroupKFold(folds, shuffle=True, random_state=seed), {}
-    for name in cues:
-        trees = ExtraTreesClassifier(50, min_samples_leaf=5, class_weight='balanced', random_state=seed)
-        said = cross_val_predict(trees, np.stack(cues[name]), labels, groups=groups, cv=cv)
-        rows[name] = _balanced(labels, said, groups, seed)
-    df = pd.DataFrame(rows, index=['balanced accuracy', 'low', 'high']).T.rename_axis('cue').assign(chance=1/len(vocab), photos=len(photos))
+    rows = {o: _balanced(labels, _said(cues[o], labels, groups, folds, seed), groups, seed) for o in cues}
+    df = pd.DataFrame(rows, index=['balanced accuracy', 'low', 'high']).T.rename_axis('cue')
+    df = df.assign(chance=1/len(vocab), photos=len(photos))
     return df.assign(**{'raises hand': df.low > df.chance + margin}).sort_values('balanced accuracy', ascending=False)

@@ -10,35 +10,44 @@ __all__ = ['compare']
 # %% ../nbs/33_export.ipynb #4ca5c2cf
 import json, logging, tempfile, warnings
 from copy import deepcopy
-import numpy as np, pandas as pd
+import numpy as np
 from fastai.vision.all import *
-import json, warnings
-from pathlib import Path
-from .files import check_output, write_whole
+from .files import check_output, need, write_whole
 from .reader import read_photo, to_pixels
 from .photos import photos_from_source
 from .check import check_photos
-from .predict import Classifier, OnnxClassifier
+from .predict import Classifier, OnnxClassifier, normalise
 from .classifier import GenderClassifier, photo_numbers
 from .evaluate import evaluate, seen_in_training
 
-# %% ../nbs/33_export.ipynb #4c6cadc8
-def _need_onnx():
-    try: import onnx, onnxruntime, onnxscript
-    except ImportError as e: raise ImportError(f"{e.name} is missing: `pip install 'genderres[onnx]'`") from e
-
 # %% ../nbs/33_export.ipynb #398ca0e4
 class _ConcatPool(nn.Module):
-    "fastai's `AdaptiveConcatPool2d` to 1 by 1, in words that every exporter knows"
+    "fastai's `AdaptiveConcatPool2d` to one by one"
     def forward(self, x): return torch.cat([x.amax((2, 3), keepdim=True), x.mean((2, 3), keepdim=True)], 1)
+
+# %% ../nbs/33_export.ipynb #1402bfb4
+def _onnx_model(clf):
+    "The network of a classifier in ONNX"
+    model = deepcopy(clf.model).cpu().to(memory_format=torch.contiguous_format)
+    model[1][0], x = _ConcatPool(), torch.zeros(2, 3, *clf.facts['size'])
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        prog = torch.onnx.export(model, (x,), input_names=['photos'], output_names=['logits'], opset_version=23, dynamo=True,
+                                 dynamic_shapes=({0: torch.export.Dim('n')},), verbose=False)
+    return prog.model_proto
 
 # %% ../nbs/33_export.ipynb #1837032c
 def _write_onnx(model, facts, file, overwrite):
-    import onnx
+    "Write an ONNX model with its facts, and read it back"
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, dict(genderres=json.dumps(facts, sort_keys=True)))
+    need('onnx', 'onnx').helper.set_model_props(model, dict(genderres=json.dumps(facts, sort_keys=True)))
     with write_whole(file, overwrite) as tmp: tmp.write_bytes(model.SerializeToString())
     return OnnxClassifier(file)
+
+# %% ../nbs/33_export.ipynb #4c6cadc8
+def _need_onnx():
+    "`ImportError` if a package of the extra is missing"
+    for o in ('onnx', 'onnxruntime', 'onnxscript'): need(o, 'onnx', 'the export')
 
 # %% ../nbs/33_export.ipynb #d0780de3
 @patch
@@ -49,14 +58,7 @@ def to_onnx(self:GenderClassifier,
     "Export to ONNX"
     _need_onnx()
     check_output(file, overwrite)
-    x = torch.zeros(2, 3, *self.facts['size'])
-    model = deepcopy(self.model).cpu().to(memory_format=torch.contiguous_format)
-    model[1][0] = _ConcatPool()
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        prog = torch.onnx.export(model, (x,), input_names=['photos'], output_names=['logits'], opset_version=23, dynamo=True,
-                                 dynamic_shapes=({0: torch.export.Dim('n')},), verbose=False)
-    return _write_onnx(prog.model_proto, self.facts, file, overwrite)
+    return _write_onnx(_onnx_model(self), self.facts, file, overwrite)
 
 # %% ../nbs/33_export.ipynb #cfc0291d
 def compare(
@@ -68,31 +70,47 @@ def compare(
     photos = [*photos] if isinstance(photos, (list, tuple, L)) else photos
     p, q = (o.predict(photos, abstain=0.) for o in (a, b))
     ok = p.problem == ''
-    return dict(photos=int(ok.sum()), largest_difference=float(np.abs(p[a.vocab].values - q[a.vocab].values)[ok].max(initial=0)),
+    off = np.abs(p[a.vocab].values - q[a.vocab].values)[ok]
+    return dict(photos=int(ok.sum()), largest_difference=float(off.max(initial=0)),
                 same_label=int((p.label == q.label)[ok].sum()))
 
-# %% ../nbs/33_export.ipynb #1acbb5ae
-def _quantise(file, pixels, facts):
-    "The int8 form of an ONNX file; `pixels` set the ranges"
+# %% ../nbs/33_export.ipynb #6888b501
+def _batches(clf, photos):
+    "Up to 256 training photos among `photos`, in batches of 32 or so; (n, height, width, 3), uint8"
+    seen = photos.file[np.isin(photo_numbers(photos), seen_in_training(clf))].to_numpy(object)
+    if len(seen) < 32:
+        raise ValueError(f"only {len(seen)} of these photos were used in training: "
+                         "give the photos that the classifier was trained on")
+    some, size = np.random.default_rng(0).permutation(seen)[:256], clf.facts['size']
+    def read(file): return to_pixels(read_photo(file, 2*max(size)), size)
+    return [np.stack([read(o) for o in part]) for part in np.array_split(some, max(1, len(some)//32))]
+
+# %% ../nbs/33_export.ipynb #73b52613
+def _quantise(model, batches, facts):
+    "The int8 form of an ONNX model; `batches` of pixels set the ranges"
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
     import onnx
     class Reader(CalibrationDataReader):
-        batches = iter(pixels)
-        def get_next(self):
-            x = next(self.batches, None)
-            if x is None: return None
-            mean, std = (np.array(facts[o], np.float32) for o in ('mean', 'std'))
-            return dict(photos=((x.astype(np.float32)/255 - mean)/std).transpose(0, 3, 1, 2))
-    with tempfile.TemporaryDirectory() as tmp:
-        tmp = Path(tmp)
-        logging.disable(logging.WARNING)   # it says that some weights have no channels
-        try:
-            quant_pre_process(file, tmp/'clean.onnx', skip_symbolic_shape=True)
-            quantize_static(tmp/'clean.onnx', tmp/'int8.onnx', Reader(), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,   # processors without VNNI add up in 16 bits
+        inputs = iter([dict(photos=normalise(o, facts)) for o in batches])
+        def get_next(self): return next(self.inputs, None)
+    logging.disable(logging.WARNING)   # one for each weight without channels
+    try:
+        with tempfile.TemporaryDirectory() as tmp:
+            full, clean, small = (Path(tmp)/f'{o}.onnx' for o in ('full', 'clean', 'int8'))
+            onnx.save(model, full)
+            quant_pre_process(full, clean, skip_symbolic_shape=True)
+            quantize_static(clean, small, Reader(), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
                             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
-        finally: logging.disable(logging.NOTSET)
-        return onnx.load(tmp/'int8.onnx')
+            return onnx.load(small)
+    finally: logging.disable(logging.NOTSET)
+
+# %% ../nbs/33_export.ipynb #c745c1e9
+def _right(clf, source, kwargs):
+    "How many photos that were not trained on `clf` gets right, and how many there are"
+    table = evaluate(clf, source, progress=False, **kwargs)
+    table = table[table.problem == '']
+    return int((table.label == table.prediction).sum()), len(table)
 
 # %% ../nbs/33_export.ipynb #915ff38f
 @patch
@@ -104,21 +122,17 @@ def to_int8(self:GenderClassifier,
     overwrite:bool=False, # May `file` exist already?
     **kwargs
 ) -> OnnxClassifier: # With both figures among the facts, under `int8`
-    "Export to ONNX with eight-bit weights and activations, if that costs next to nothing"
+    "Export to ONNX with eight-bit weights and activations, if that costs next to nothing; `ValueError` otherwise"
     _need_onnx()
     check_output(file, overwrite)
     photos = check_photos(photos_from_source(source, **kwargs))
-    photos = photos[photos.problem == '']
-    seen = photos.file[np.isin(photo_numbers(photos), seen_in_training(self))].to_numpy(object)
-    if len(seen) < 32: raise ValueError(f"only {len(seen)} of these photos were used in training: give the photos that the classifier was trained on")
-    some = np.random.default_rng(0).permutation(seen)[:256]
-    pixels = [np.stack([to_pixels(read_photo(o, 2*max(self.facts['size'])), self.facts['size']) for o in part]) for part in np.array_split(some, max(1, len(some)//32))]
+    batches, full = _batches(self, photos[photos.usable]), _onnx_model(self)
+    small = _quantise(full, batches, self.facts)
     with tempfile.TemporaryDirectory() as tmp:
-        full = self.to_onnx(Path(tmp)/'full.onnx')
-        model = _quantise(Path(tmp)/'full.onnx', pixels, self.facts)
-        small = _write_onnx(model, self.facts, Path(tmp)/'int8.onnx', False)
-        tables = [evaluate(o, source, progress=False, **kwargs).query("problem == ''") for o in (full, small)]
-    n, (before, after) = len(tables[0]), [int((o.label == o.prediction).sum()) for o in tables]
-    if before - after >= max_drop*n: raise ValueError(f"int8 is right on {after} of {n} photos instead of {before}: that is too much to lose, nothing was written")
+        clfs = [_write_onnx(model, self.facts, Path(tmp)/name, False) for model,name in ((full, 'a.onnx'), (small, 'b.onnx'))]
+        (before, n), (after, _) = (_right(o, source, kwargs) for o in clfs)
+    if before - after >= max_drop*n:
+        raise ValueError(f"int8 is right on {after} of {n} photos instead of {before}: "
+                         "that is too much to lose, nothing was written")
     trained = {**self.facts['trained'], 'int8': dict(photos=n, right_float=before, right_int8=after)}
-    return _write_onnx(model, {**self.facts, 'trained': trained}, file, overwrite)
+    return _write_onnx(small, {**self.facts, 'trained': trained}, file, overwrite)

@@ -1,4 +1,4 @@
-"""Write whole files or none, in tables that others can read; import optional packages with a helpful message
+"""Write whole files or none, name files relative to a table, and import optional packages with a helpful message
 
 Docs: https://genderres.github.io/genderres/files.html.md"""
 
@@ -8,19 +8,20 @@ Docs: https://genderres.github.io/genderres/files.html.md"""
 __all__ = ['check_output', 'write_whole', 'need', 'table_format', 'write_tables', 'relative_names', 'in_threads']
 
 # %% ../nbs/00_files.ipynb #ce984090
-import os
+import importlib, os, tempfile
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-import importlib, os, tempfile
-from collections.abc import Callable
+from types import ModuleType
+import pandas as pd
 
 # %% ../nbs/00_files.ipynb #859f2538
 def check_output(
-    file:str|Path, # File that shall be written
-    overwrite:bool=False # May it exist already?
-) -> Path:
-    "`OSError` if `file` may not or cannot be made"
+    file:str|Path, # File to write
+    overwrite:bool=False # Replace an existing file?
+) -> Path: # `file`
+    "Check that `file` can be written; `OSError` if it is a folder, exists already, or has no parent folder"
     file = Path(file)
     if file.is_dir(): raise IsADirectoryError(f"{file} is a folder: give the name of a file")
     if file.exists() and not overwrite: raise FileExistsError(f"{file} exists: choose another name, or say overwrite")
@@ -32,11 +33,11 @@ def check_output(
 def write_whole(
     file:str|Path, # File to write
     overwrite:bool=False # Replace an existing file?
-):
-    "Give a temporary path to write to; it becomes `file` when the block ends without an error, and is removed otherwise"
+) -> Iterator[Path]: # Temporary path to write to
+    "A path that becomes `file` if the block succeeds, and is removed otherwise; `OSError` as in `check_output`"
     file = check_output(file, overwrite)
-    with tempfile.TemporaryDirectory(prefix='.writing-', dir=file.parent) as tmp:
-        part = Path(tmp)/file.name
+    with tempfile.TemporaryDirectory(prefix='.writing-', dir=file.parent) as own:
+        part = Path(own)/file.name
         yield part
         os.replace(part, file)
 
@@ -44,61 +45,69 @@ def write_whole(
 def need(
     name:str, # Module to import
     extra:str, # Extra of this package that installs it
-    why:str='' # What it is needed for, e.g. "Parquet"
-):
-    "Import an optional package; `ImportError` says how to install it"
+    why:str='' # What needs it, e.g. "Parquet"
+) -> ModuleType: # The module
+    "Import an optional package; the `ImportError` says how to install it"
     try: return importlib.import_module(name)
     except ImportError as e:
         lost = (e.name or name).split('.')[0]
-        raise ImportError(f"{why or lost} needs {lost}: `pip install 'genderres[{extra}]'`") from e
+        missing = f'{why} needs {lost}' if why else f'{lost} is missing'
+        raise ImportError(f"{missing}: `pip install 'genderres[{extra}]'`") from e
 
 # %% ../nbs/00_files.ipynb #f8892e1c
-def table_format(out):
-    "How to write a table to a file like `out`: `csv` or `parquet`"
-    kind = Path(out).suffix.lower().lstrip('.')
-    if kind not in ('csv', 'parquet'): raise ValueError(f"{out}: answers are written to a name that ends in .csv or .parquet")
-    if kind == 'parquet':
-        try: import pyarrow
-        except ImportError as e: raise ImportError("Parquet needs pyarrow: `pip install 'genderres[parquet]'`, or write to a .csv file") from e
+def table_format(
+    file:str|Path # Table to write
+) -> str: # csv or parquet
+    "The format of a table, from its name; `ValueError` for another suffix, `ImportError` if Parquet is not installed"
+    kind = Path(file).suffix.lower().lstrip('.')
+    if kind not in ('csv', 'parquet'): raise ValueError(f"{file}: the name of a table ends in .csv or .parquet")
+    if kind == 'parquet': need('pyarrow', 'parquet', 'Parquet')
     return kind
+
+# %% ../nbs/00_files.ipynb #93ce2dd5
+def _write_csv(tables, file):
+    "One CSV for all `tables`, with one header; probabilities to six digits"
+    with open(file, 'w', encoding='utf-8', errors='surrogateescape', newline='') as f:
+        for i,o in enumerate(tables): o.to_csv(f, header=i == 0, index=False, float_format='%.6f')
+
+# %% ../nbs/00_files.ipynb #24e4b2fa
+def _write_parquet(tables, file):
+    "One Parquet file for all `tables`; bytes that are not Unicode are escaped"
+    pa, pq = need('pyarrow', 'parquet', 'Parquet'), need('pyarrow.parquet', 'parquet', 'Parquet')
+    writer = None
+    try:
+        for o in tables:
+            text = {c: [s.encode('utf-8', 'backslashreplace').decode() for s in o[c]]
+                    for c in ('file', 'label', 'problem') if c in o}
+            rows = pa.Table.from_pandas(o.assign(**text), preserve_index=False)
+            writer = writer or pq.ParquetWriter(file, rows.schema)
+            writer.write_table(rows.cast(writer.schema))
+    finally:
+        if writer: writer.close()
 
 # %% ../nbs/00_files.ipynb #f86ee60a
 def write_tables(
-    tables, # Iterable of tables with the same columns
-    out:str|Path, # File to write, .csv or .parquet
-    overwrite:bool=False # May it exist already?
-):
-    "Write many small tables as one large one; file names that are not Unicode are kept as bytes in CSV, escaped in Parquet"
-    kind = table_format(out)
-    with write_whole(out, overwrite) as tmp:
-        if kind == 'csv':
-            with open(tmp, 'w', encoding='utf-8', errors='surrogateescape', newline='') as f:
-                for i,o in enumerate(tables): o.to_csv(f, header=i == 0, index=False, float_format='%.6f')
-            return
-        import pyarrow as pa, pyarrow.parquet as pq
-        writer = None
-        try:
-            for o in tables:
-                text = {c: [s.encode('utf-8', 'backslashreplace').decode() for s in o[c]] for c in ('file', 'label', 'problem')}
-                rows = pa.Table.from_pandas(o.assign(**text), preserve_index=False)
-                writer = writer or pq.ParquetWriter(tmp, rows.schema)
-                writer.write_table(rows.cast(writer.schema))
-        finally:
-            if writer: writer.close()
+    tables:Iterable[pd.DataFrame], # Tables with the same columns
+    file:str|Path, # Table to write, .csv or .parquet
+    overwrite:bool=False # Replace an existing file?
+) -> None:
+    "Write many small tables as one large one; errors as in `table_format` and `check_output`"
+    write = dict(csv=_write_csv, parquet=_write_parquet)[table_format(file)]
+    with write_whole(file, overwrite) as part: write(tables, part)
 
 # %% ../nbs/00_files.ipynb #a73a0d0e
 def relative_names(
-    files, # Paths
-    table:str|Path # CSV file that will list them
-) -> list: # Words, with forward slashes
-    "File names relative to the folder of a table, so that both can move together"
+    files:Iterable[str|Path], # Files to list
+    table:str|Path # Table that will list them
+) -> list[str]: # A name for each file, with forward slashes
+    "Names of `files` relative to the folder of `table`"
     return [Path(os.path.relpath(o, Path(table).parent)).as_posix() for o in files]
 
 # %% ../nbs/00_files.ipynb #11be766b
 def in_threads(
     f:Callable, # Called with one item
     items:list # What to call it with
-): # Results, in order
-    "`f` of each item, on a thread for each core; after an interrupt no further item is begun"
+) -> Iterator: # Results, in order
+    "Call `f` with each item, on a thread for each core; after an error or an interrupt no further item is started"
     with ThreadPoolExecutor(os.cpu_count()) as ex:
         for i in range(0, len(items), 10_000): yield from ex.map(f, items[i:i+10_000])

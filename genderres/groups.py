@@ -7,103 +7,151 @@ Docs: https://genderres.github.io/genderres/groups.html.md"""
 # %% auto #0
 __all__ = ['group_table', 'group_report', 'plot_groups']
 
-# %% ../nbs/24_groups.ipynb #ce2bfa76
+# %% ../nbs/24_groups.ipynb #390e4733
 from fastai.vision.all import *
 from scipy.stats import fisher_exact
-from .photos import presented, unit_of
+from .files import need
+from .photos import presented
 from .stats import effective_n, wilson
 from .interpret import GenderInterpretation
 from .report import Report, wide
 
-# %% ../nbs/24_groups.ipynb #701439aa
+# %% ../nbs/24_groups.ipynb #9bee4b98
+def _fisher_p(right, n, right_rest, n_rest):
+    "p that a group and the rest have the same share; NaN if one of them has no photo. Counts may be fractions."
+    if not (n and n_rest): return np.nan
+    return fisher_exact(np.rint([[right, n - right], [right_rest, n_rest - right_rest]]).astype(int)).pvalue
+
+# %% ../nbs/24_groups.ipynb #f229ac7e
+def _finding(table):
+    "What to say about each row of a table with `share`, `rest`, `p`, `n`, `low` and `high`"
+    beyond = table.p < .05
+    cases = [beyond & (table.share < table.rest), beyond & (table.share > table.rest), table.n == 0, table.high - table.low > wide]
+    return np.select(cases, ['worse than the rest', 'better than the rest', 'no photo', 'too few to tell'], '')
+
+# %% ../nbs/24_groups.ipynb #e9bdc5c6
 def group_table(
     counts:pd.DataFrame # `score`, `group`, `right`, `n`, and perhaps `effective`, see `effective_n`
 ) -> pd.DataFrame: # The same with `share`, `low`, `high`, `rest` (share of the other groups), `p` (corrected) and `finding`
     "Which groups differ from the rest"
-    df = counts.reset_index(drop=True).assign(effective=counts.effective.values if 'effective' in counts else counts.n.values)
+    df = counts.reset_index(drop=True)
+    if 'effective' not in df: df['effective'] = df.n
     df[['share', 'low', 'high']] = [wilson(*o) for o in zip(df.right, df.n, df.effective)]
-    independent = df.right*df.effective/df.n.clip(lower=1)   # right answers among the effective number
-    both = pd.DataFrame(dict(right=df.right, n=df.n, k=independent, m=df.effective))
+    both = df[['right', 'n', 'effective']].assign(independent=df.right*df.effective/df.n.clip(lower=1))   # right of the effective number
     rest = both.groupby(df.score).transform('sum') - both
     df['rest'] = rest.right/rest.n.where(rest.n > 0)
-    tests = sum(k if k > 2 else k-1 for k in df[df.n > 0].score.value_counts())   # of two groups, one test says it for both
-    def test(k, m, k2, m2): return min(1., tests*fisher_exact(np.rint([[k, m-k], [k2, m2-k2]]).astype(int)).pvalue) if m and m2 else np.nan
-    df['p'] = [test(*o) for o in zip(both.k, both.m, rest.k, rest.m)]
-    df['finding'] = np.select([(df.p < .05) & (df.share < df.rest), (df.p < .05) & (df.share > df.rest), df.n == 0, df.high - df.low > wide],
-                              ['worse than the rest', 'better than the rest', 'no photo', 'too few to tell'], '')
-    return df.drop(columns='effective')
+    tests = sum(k if k > 2 else k-1 for k in df[df.n > 0].score.value_counts())   # for two groups, one test covers both
+    p = [_fisher_p(*o) for o in zip(both.independent, both.effective, rest.independent, rest.effective)]
+    df['p'] = (tests*np.array(p, float)).clip(max=1)
+    return df.assign(finding=_finding(df)).drop(columns='effective')
 
-# %% ../nbs/24_groups.ipynb #8c03f702
+# %% ../nbs/24_groups.ipynb #bc6b6596
+def _worst_note(table):
+    "The group with the largest difference, or with the lowest accuracy"
+    def say(r):
+        known = f'{r.low:.1%} to {r.high:.1%}; {r.right:,} of {r.n:,}'
+        return f'{r.score} of group {r.group}, {r.share:.1%} ({known}), the rest {r.rest:.1%}.'
+    worse = table[table.finding == 'worse than the rest']
+    if len(worse): return f'Worst: {say(worse.loc[(worse.rest - worse.share).idxmax()])}'
+    lowest = table[(table.score == 'accuracy') & (table.n > 0)].sort_values('share')
+    if len(lowest) > 1: return f'No group is worse than the rest beyond chance. The lowest: {say(lowest.iloc[0])}'
+    return 'There is one group only, and nothing to compare it with.'
+
+# %% ../nbs/24_groups.ipynb #1ed72f9b
 def group_report(
     table:pd.DataFrame # From `group_table`
 ) -> Report:
     "The table in words, with the worst group named"
     pct = lambda o: '' if np.isnan(o) else f'{o:.1%}'
-    words = pd.DataFrame({'score': table.score, 'group': table.group.astype(str), 'share': table.share.map(pct), '95 % interval': [f'{pct(a)} to {pct(b)}' if pct(a) else '' for a,b in zip(table.low, table.high)],
-                          'counts': [f'{a:,} of {b:,}' for a,b in zip(table.right, table.n)], 'the rest': table.rest.map(pct), 'finding': table.finding}).set_index(['score', 'group'])
-    def say(r): return f'{r.score} of group {r.group}, {r.share:.1%} ({r.low:.1%} to {r.high:.1%}; {r.right:,} of {r.n:,}), the rest {r.rest:.1%}'
-    worse = table[table.finding == 'worse than the rest'].assign(by=lambda d: d.rest - d.share).sort_values('by', ascending=False)
-    lowest = table[(table.score == 'accuracy') & (table.n > 0)].sort_values('share')
-    notes = [f"Worst: {say(worse.iloc[0])}."] if len(worse) else [f'No group is worse than the rest beyond chance. The lowest: {say(lowest.iloc[0])}.'] if len(lowest) > 1 else ['There is one group only, and nothing to compare it with.']
-    if few := [*dict.fromkeys(table.group[table.finding == 'too few to tell'].astype(str))]: notes.append(f"Too few photos to tell, in at least one score: {', '.join(few)}.")
-    return Report(table, words, [*notes, f'{presented[0].upper()}{presented[1:]}.'])
+    words = pd.DataFrame({'score': table.score, 'group': table.group.astype(str), 'share': table.share.map(pct),
+                          '95% interval': [f'{pct(a)} to {pct(b)}' if pct(a) else '' for a,b in zip(table.low, table.high)],
+                          'counts': [f'{a:,} of {b:,}' for a,b in zip(table.right, table.n)],
+                          'the rest': table.rest.map(pct), 'finding': table.finding})
+    notes = [_worst_note(table)]
+    if few := [*table.group[table.finding == 'too few to tell'].astype(str).unique()]:
+        notes.append(f"Too few photos to tell, in at least one score: {', '.join(few)}.")
+    return Report(table, words.set_index(['score', 'group']), [*notes, f'{presented[0].upper()}{presented[1:]}.'])
 
-# %% ../nbs/24_groups.ipynb #32b389a8
+# %% ../nbs/24_groups.ipynb #4b912991
 def plot_groups(
     table:pd.DataFrame, # From `group_table`
     title:str='' # Above the plot
 ) -> plt.Figure:
-    "Shares and 95 % intervals by group, a panel for each score"
-    scores, groups = [*dict.fromkeys(table.score)], [*dict.fromkeys(table.group)]
-    fig, axs = plt.subplots(1, len(scores), figsize=(3.2*len(scores), .8 + .32*len(groups)), sharex=True, sharey=True, squeeze=False, layout='constrained')
+    "Shares and 95% intervals by group, a panel for each score"
+    scores, groups = [*table.score.unique()], [*table.group.unique()]
+    colors = {'worse than the rest': 'firebrick', 'too few to tell': 'darkgrey'}
+    figsize = 3.2*len(scores), .8 + .32*len(groups)
+    fig, axs = plt.subplots(1, len(scores), figsize=figsize, sharex=True, sharey=True, squeeze=False, layout='constrained')
     for ax,score in zip(axs.flat, scores):
         part = table[(table.score == score) & (table.n > 0)]
         ax.axvline(part.right.sum()/part.n.sum(), ls='--', lw=1, color='grey')
         for r in part.itertuples():
             ax.errorbar(r.share, groups.index(r.group), xerr=[[r.share - r.low], [r.high - r.share]], fmt='o', ms=4, capsize=2,
-                        color={'worse than the rest': 'firebrick', 'too few to tell': 'darkgrey'}.get(r.finding, 'tab:blue'))
+                        color=colors.get(r.finding, 'tab:blue'))
         ax.set(title=score, xlabel='share right')
     axs[0,0].set(yticks=range(len(groups)), yticklabels=groups, ylim=(len(groups) - .5, -.5))
     fig.suptitle(f'{title}\n({presented})'.strip(), fontsize=10)
     return fig
 
-# %% ../nbs/24_groups.ipynb #1a8f6dfe
-def _aligned(items, column, table):
-    "The value of each photo as text, and the order of the values"
-    if isinstance(column, pd.Series) and table is None and not pd.api.types.is_numeric_dtype(column.index):   # by file name
+# %% ../nbs/24_groups.ipynb #0fe4a76f
+def _by_file(items, column, table):
+    "The values of `column` of `table`, in the order of the photos"
+    if lost := {'file', column} - {*table.columns}:
+        raise ValueError(f"the table has no column {', '.join(map(repr, lost))}; it has {[*table.columns]}")
+    absolute = lambda o: os.path.abspath(str(o))
+    keys = table.file.map(absolute)
+    if keys.duplicated().any(): raise ValueError(f"the table has two rows for {table.file[keys.duplicated()].iloc[0]}")
+    values = pd.Series(table[column].array, keys).reindex(items['file'].map(absolute))
+    if values.isna().all():
+        raise ValueError(f"none of the photos, e.g. {items['file'].iloc[0]}, has a value in the table, "
+                         f"whose files are like {table.file.iloc[0]}")
+    return values
+
+# %% ../nbs/24_groups.ipynb #bf60a260
+def _values(items, column, table):
+    "The value of each photo, whichever way it is given"
+    if isinstance(column, pd.Series) and table is None and not pd.api.types.is_numeric_dtype(column.index):
         column, table = 'value', pd.DataFrame(dict(file=column.index, value=column.array))
-    if table is not None:
-        if lost := {'file', column} - {*table.columns}: raise ValueError(f"the table has no column {', '.join(map(repr, lost))}; it has {[*table.columns]}")
-        keys = table.file.map(lambda o: os.path.abspath(str(o)))
-        if keys.duplicated().any(): raise ValueError(f"the table has two rows for {table.file[keys.duplicated()].iloc[0]}")
-        column = pd.Series(table[column].array, keys).reindex(items['file'].map(lambda o: os.path.abspath(str(o))))
-        if column.isna().all(): raise ValueError(f"none of the photos, e.g. {items['file'].iloc[0]}, has a value in the table, whose files are like {table.file.iloc[0]}")
-    elif isinstance(column, str):
-        if column not in items: raise ValueError(f"the photos have no column {column!r}; they have {[*items.columns]}: give the table that has it")
+    if table is not None: return _by_file(items, column, table)
+    if isinstance(column, str):
+        if column not in items:
+            raise ValueError(f"the photos have no column {column!r}; they have {[*items.columns]}: give the table that has it")
         column = items[column]
     values = column if isinstance(column, pd.Series) else pd.Series(list(column))
-    if len(values) != len(items): raise ValueError(f"{len(values)} values for {len(items)} photos: give one for each, in the order of `interp.dl.items`")
+    if len(values) != len(items):
+        raise ValueError(f"{len(values)} values for {len(items)} photos: give one for each, in the order of `interp.dl.items`")
+    return values
+
+# %% ../nbs/24_groups.ipynb #0515edee
+def _named(values):
+    "The group of each photo as text, and the groups in order"
     gone = (values.isna() | (values.astype(object) == '')).values
-    order = values.cat.categories if isinstance(values.dtype, pd.CategoricalDtype) else sorted({*values[~gone]}, key=lambda o: (isinstance(o, str), o))
+    if isinstance(values.dtype, pd.CategoricalDtype): order = values.cat.categories
+    else: order = sorted({*values[~gone]}, key=lambda o: (isinstance(o, str), o))
     text = values.astype(str).mask(gone, 'missing').values
     return text, [o for o in [*dict.fromkeys(map(str, order)), 'missing'] if o in {*text}]
 
-# %% ../nbs/24_groups.ipynb #4fabd483
+# %% ../nbs/24_groups.ipynb #c71f0107
+def _counts(labels, predictions, group, order, belongs, names):
+    "Right answers, photos and their effective number by group, for accuracy and the recall of each class"
+    fairlearn = need('fairlearn.metrics', 'fairness', 'by_group')
+    metrics = dict(right=lambda y,p: (y == p).sum(), n=fairlearn.count, effective=lambda y,p,belongs: effective_n(y == p, belongs))
+    frame = dict(metrics=metrics, y_true=labels, y_pred=predictions, sensitive_features=pd.Series(group, name='group'),
+                 sample_params=dict(effective=dict(belongs=belongs)))
+    accuracy = fairlearn.MetricFrame(**frame).by_group.reindex(order)
+    recall = fairlearn.MetricFrame(**frame, control_features=pd.Series(labels, name='label')).by_group
+    recall = recall.reindex(pd.MultiIndex.from_product([names, order], names=['label', 'group'])).fillna(0).reset_index()
+    rows = [accuracy.assign(score='accuracy', group=order), recall.assign(score='recall ' + recall.label).drop(columns='label')]
+    return pd.concat(rows, ignore_index=True).astype(dict(right=int, n=int, effective=float))
+
+# %% ../nbs/24_groups.ipynb #eee42d7e
 @patch
 def by_group(self:GenderInterpretation,
     column:str|pd.Series|list, # Column of `table`, or else of `dl.items`; a Series by file name; or a value for each photo
     table:pd.DataFrame=None # With `file` and `column`
 ) -> Report: # Its `table` is that of `group_table`
     "Accuracy, and recall of each class, by group, and which groups are worse off"
-    try: from fairlearn.metrics import MetricFrame, count
-    except ImportError as e: raise ImportError("fairlearn is missing: `pip install 'genderres[fairness]'`") from e
-    items = self.dl.items
-    group, order = _aligned(items, column, table)
+    group, order = _named(_values(self.dl.items, column, table))
     names = np.array([*map(str, self.vocab)], object)
-    labels = names[np.asarray(self.targs)]
-    frame = dict(metrics=dict(right=lambda y,p: (y == p).sum(), n=count, effective=lambda y,p,belongs: effective_n(y == p, belongs)), y_true=labels, y_pred=names[np.asarray(self.decoded)],
-                 sensitive_features=pd.Series(group, name='group'), sample_params=dict(effective=dict(belongs=pd.factorize(unit_of(items))[0])))
-    accuracy = MetricFrame(**frame).by_group.reindex(order)
-    recall = MetricFrame(**frame, control_features=pd.Series(labels, name='label')).by_group.reindex(pd.MultiIndex.from_product([names, order])).fillna(0)
-    counts = pd.concat([accuracy.assign(score='accuracy', group=order), recall.assign(score=[f'recall {o}' for o in recall.index.get_level_values(0)], group=recall.index.get_level_values(1))])
-    return group_report(group_table(counts.astype(dict(right=int, n=int, effective=float))))
+    labels, predictions = names[np.asarray(self.targs)], names[np.asarray(self.decoded)]
+    return group_report(group_table(_counts(labels, predictions, group, order, self.group, names)))

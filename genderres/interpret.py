@@ -1,4 +1,4 @@
-"""Where the network errs, and how sure we may be of that
+"""See where the network is wrong, and how certain that is
 
 Docs: https://genderres.github.io/genderres/interpret.html.md"""
 
@@ -7,20 +7,20 @@ Docs: https://genderres.github.io/genderres/interpret.html.md"""
 # %% auto #0
 __all__ = ['GenderInterpretation']
 
-# %% ../nbs/21_interpret.ipynb #43e5df8a
-from fastai.vision.all import *
-from scipy.stats import norm
+# %% ../nbs/21_interpret.ipynb #ed8d4e45
 import sklearn.metrics as skm
-from .reader import read_photo
+from types import SimpleNamespace
+from fastai.vision.all import *
 from .photos import presented, unit_of
-from .stats import effective_n, score_table, sign_test
+from .reader import read_photo
+from .stats import log_losses, paired_interval, score_table, sign_test
 
-# %% ../nbs/21_interpret.ipynb #603b2a75
+# %% ../nbs/21_interpret.ipynb #666f0ed6
 class GenderInterpretation(ClassificationInterpretation):
-    "A `ClassificationInterpretation` that asks the network once"
+    "A `ClassificationInterpretation` that runs the network once"
     def __init__(self,
-        learn:Learner,
-        dl:DataLoader, # The photos, in the order of the other arguments
+        learn:Learner, # None if the answers come from more than one learner, see `from_answers`
+        dl:DataLoader, # The photos, in the order of the other arguments; anything with `items` and `vocab` will do
         losses:Tensor, # (n,) loss of each photo
         act=None, # Activation that made `preds`; default: that of the loss function
         preds:Tensor=None, # (n, classes) probabilities
@@ -30,47 +30,77 @@ class GenderInterpretation(ClassificationInterpretation):
         store_attr('preds,targs')
         self.decoded = preds.argmax(1)
 
-    @classmethod
-    def from_learner(cls,
-        learn:Learner, # Learner with a table of photos in its `dls`
-        ds_idx:int=1, # Part of `learn.dls` when `dl` is None: 1 validation, 2 test where there is one
-        dl:DataLoader=None, # Other labelled photos
-        act=None # Activation for the outputs; default: that of the loss function
-    ):
-        "Predict every photo of a part once"
-        if dl is None: dl = learn.dls[ds_idx].new(shuffle=False, drop_last=False)
-        curves = {k: v for k,v in vars(learn.recorder).items() if k in learn.recorder._stateattrs}
-        preds, targs, losses = learn.get_preds(dl=dl, with_loss=True, act=act)
-        vars(learn.recorder).update(curves)   # `get_preds` forgets the training curves
-        if (weight := getattr(getattr(learn.loss_func, 'func', None), 'weight', None)) is not None: losses = losses/weight.cpu()[targs]   # of `class_weights`
-        return cls(learn, dl, losses, act, preds, targs)
+# %% ../nbs/21_interpret.ipynb #93f6fc62
+@patch(cls_method=True)
+def from_learner(cls:GenderInterpretation,
+    learn:Learner, # Learner with a table of photos in its `dls`
+    ds_idx:int=1, # Part of `learn.dls` when `dl` is None: 1 validation, 2 test where there is one
+    dl:DataLoader=None, # Other labelled photos
+    act=None # Activation for the outputs; default: that of the loss function
+) -> GenderInterpretation:
+    "Predict every photo of a part once"
+    if dl is None: dl = learn.dls[ds_idx].new(shuffle=False, drop_last=False)
+    curves = {k: v for k,v in vars(learn.recorder).items() if k in learn.recorder._stateattrs}
+    preds, targs, losses = learn.get_preds(dl=dl, with_loss=True, act=act)
+    vars(learn.recorder).update(curves)   # `get_preds` forgets the training curves
+    weight = getattr(getattr(learn.loss_func, 'func', None), 'weight', None)   # of `class_weights`
+    if weight is not None: losses = losses/weight.cpu()[targs]
+    return cls(learn, dl, losses, act, preds, targs)
 
-# %% ../nbs/21_interpret.ipynb #36a3b980
+# %% ../nbs/21_interpret.ipynb #824d8384
+@patch(cls_method=True)
+def from_answers(cls:GenderInterpretation,
+    preds:Tensor, # (n, classes) probabilities
+    targs:Tensor, # (n,) index of each label in `vocab`
+    items:pd.DataFrame, # (n rows) table of photos with `file`, and perhaps `id` and `group`
+    vocab:list # Names of the classes
+) -> GenderInterpretation: # With `learn` None
+    "Interpret answers that are known already"
+    preds, targs = tensor(preds), tensor(targs).long()
+    if not len(preds) == len(targs) == len(items):
+        raise ValueError(f"{len(preds)} predictions and {len(targs)} labels for {len(items)} photos: give one each")
+    dl = SimpleNamespace(items=items.reset_index(drop=True), vocab=CategoryMap(list(vocab), sort=False))
+    return cls(None, dl, tensor(log_losses(preds, targs)).float(), None, preds, targs)
+
+# %% ../nbs/21_interpret.ipynb #2fb3f8dd
+@patch
+def __getitem__(self:GenderInterpretation, idxs):
+    "Inputs, predictions, targets, decoded predictions and losses at `idxs`; runs the network"
+    if self.learn is None: raise ValueError("this interpretation has no learner to run: see `preds`, `targs`, `decoded`, `losses`")
+    return super(GenderInterpretation, self).__getitem__(idxs)
+
+# %% ../nbs/21_interpret.ipynb #ead6f623
+@patch(as_prop=True)
+def group(self:GenderInterpretation) -> np.ndarray: # (n,) a number for each photo
+    "Which photos belong together"
+    return pd.factorize(unit_of(self.dl.items))[0]
+
+# %% ../nbs/21_interpret.ipynb #e992cb2c
 @patch
 def to_df(self:GenderInterpretation
 ) -> pd.DataFrame: # `file`, `label`, `prediction`, `probability` (of the prediction), `loss`; largest loss first
     "Every photo with its label, prediction and loss"
-    names = np.array(self.vocab)
-    df = pd.DataFrame(dict(file=self.dl.items['file'].reset_index(drop=True), label=names[np.asarray(self.targs)], prediction=names[np.asarray(self.decoded)],
+    names, file = np.array(self.vocab), self.dl.items['file'].reset_index(drop=True)
+    df = pd.DataFrame(dict(file=file, label=names[np.asarray(self.targs)], prediction=names[np.asarray(self.decoded)],
                            probability=self.preds.max(1).values, loss=self.losses))
     return df.sort_values('loss', ascending=False, ignore_index=True, kind='stable')
 
-# %% ../nbs/21_interpret.ipynb #e198c841
+# %% ../nbs/21_interpret.ipynb #7c10c263
 @patch
 def scores(self:GenderInterpretation
 ) -> pd.DataFrame: # See `score_table`
-    "Accuracy and recall of each class, with 95 % intervals"
+    "Accuracy and recall of each class, with 95% intervals"
     names = np.array(self.vocab, object)
     return score_table(names[np.asarray(self.targs)], names[np.asarray(self.decoded)], self.vocab)
 
-# %% ../nbs/21_interpret.ipynb #c8948459
+# %% ../nbs/21_interpret.ipynb #2d15355a
 @patch
 def confusion_matrix(self:GenderInterpretation
 ) -> np.ndarray: # (classes, classes) counts; rows are labels, columns predictions
-    "Counts of label against prediction, from the kept pass"
+    "Counts of label against prediction"
     return skm.confusion_matrix(self.targs, self.decoded, labels=range(len(self.vocab)))
 
-# %% ../nbs/21_interpret.ipynb #d188b909
+# %% ../nbs/21_interpret.ipynb #713bc994
 @patch
 def plot_confusion_matrix(self:GenderInterpretation,
     title:str='Confusion matrix', # Title of the plot
@@ -81,61 +111,69 @@ def plot_confusion_matrix(self:GenderInterpretation,
     cm = self.confusion_matrix()
     share = cm/np.maximum(cm.sum(1, keepdims=True), 1)
     fig, ax = plt.subplots(**kwargs)
-    disp = skm.ConfusionMatrixDisplay(share, display_labels=self.vocab).plot(ax=ax, cmap=cmap, colorbar=False, im_kw=dict(vmin=0, vmax=1))
+    disp = skm.ConfusionMatrixDisplay(share, display_labels=self.vocab)
+    disp.plot(ax=ax, cmap=cmap, colorbar=False, im_kw=dict(vmin=0, vmax=1))
     for t,n,s in zip(disp.text_.flat, cm.flat, share.flat): t.set_text(f'{n}\n{s:.1%}')
     ax.set(title=f'{title}\n({presented})', xlabel='Predicted', ylabel='Label')
     return fig
 
-# %% ../nbs/21_interpret.ipynb #b31c8519
+# %% ../nbs/21_interpret.ipynb #1c5f125b
 @patch
 def print_classification_report(self:GenderInterpretation):
     "Print scikit-learn's classification report"
-    print(skm.classification_report(self.targs, self.decoded, labels=range(len(self.vocab)), target_names=[*map(str, self.vocab)], zero_division=np.nan))
+    print(skm.classification_report(self.targs, self.decoded, labels=range(len(self.vocab)),
+                                    target_names=[*map(str, self.vocab)], zero_division=np.nan))
 
-# %% ../nbs/21_interpret.ipynb #731a2d57
-def _answered(interp):
+# %% ../nbs/21_interpret.ipynb #8ee993f7
+def _sorted_answers(interp):
+    "`file`, `label`, `right` (0 or 1) and `group` of each photo, by file name"
     names = np.array([*map(str, interp.vocab)], object)
-    items = interp.dl.items
-    return pd.DataFrame(dict(file=items['file'].astype(str).values, label=names[np.asarray(interp.targs)], right=np.asarray(interp.decoded == interp.targs, int),
-                             group=pd.factorize(unit_of(items))[0])).sort_values('file', kind='stable', ignore_index=True)
+    df = pd.DataFrame(dict(file=interp.dl.items['file'].astype(str).values, label=names[np.asarray(interp.targs)],
+                           right=np.asarray(interp.decoded == interp.targs, int), group=interp.group))
+    return df.sort_values('file', kind='stable', ignore_index=True)
 
-# %% ../nbs/21_interpret.ipynb #26648fa2
+# %% ../nbs/21_interpret.ipynb #c8b95dca
+def _check_same(a, b):
+    "`ValueError` unless two tables of answers have the same photos and labels"
+    if [*a.file] != [*b.file]:
+        here, there = sorted({*a.file} - {*b.file}), sorted({*b.file} - {*a.file})
+        example = ''.join(f" (e.g. {o})" for o in (here + there)[:1])
+        raise ValueError(f"compare needs answers to the same photos: {len(a)} here, {len(b)} there; "
+                         f"{len(here)} only here, {len(there)} only there{example}")
+    differ = a[a.label != b.label]
+    if len(differ):
+        file, label = differ.iloc[0][['file', 'label']]
+        raise ValueError(f"compare needs the same labels: {len(differ)} differ, e.g. {file}, filed as {label} here "
+                         f"and {b.label[differ.index[0]]} there")
+
+# %% ../nbs/21_interpret.ipynb #e2cbe6b1
 @patch
 def compare(self:GenderInterpretation,
     other:GenderInterpretation # Another network's answers to the same photos, in any order
-) -> dict: # `photos`; `right`, `right_other`, `only_self`, `only_other`: counts; `difference` of the accuracies, `low`, `high`: its 95 % interval; `p` of McNemar's test
+) -> dict: # `photos`, `right`, `right_other`, `only_self`, `only_other`: counts; `difference` of accuracy, `low`, `high`; `p`: sign test
     "Is one of two networks more accurate?"
-    a, b = _answered(self), _answered(other)
-    if [*a.file] != [*b.file]:
-        only = [sorted({*x.file} - {*y.file}) for x,y in ((a, b), (b, a))]
-        raise ValueError(f"compare needs answers to the same photos: {len(a)} here, {len(b)} there; " + ', '.join(f"{len(o)} only {w}" + (f" (e.g. {o[0]})" if o else '') for o,w in zip(only, ('here', 'there'))))
-    if len(odd := np.flatnonzero(a.label != b.label)):
-        raise ValueError(f"compare needs the same labels: {len(odd)} differ, e.g. {a.file[odd[0]]}, filed as {a.label[odd[0]]} here and {b.label[odd[0]]} there")
+    a, b = _sorted_answers(self), _sorted_answers(other)
+    _check_same(a, b)
     diff = a.right - b.right
-    more, less = (diff > 0).sum(), (diff < 0).sum()
-    m = effective_n(diff, a.group)
-    x, y = more*m/len(a), less*m/len(a)
-    mid, off = (x - y)/(m + 2), norm.ppf(.975)*np.sqrt(x + y + 1 - (x - y)**2/(m + 2))/(m + 2)
-    return dict(photos=len(a), right=int(a.right.sum()), right_other=int(b.right.sum()), only_self=int(more), only_other=int(less), difference=float(diff.mean()),
-                low=float(max(mid - off, -1)), high=float(min(mid + off, 1)), p=sign_test(diff, a.group))
+    difference, low, high = paired_interval(diff, a.group)
+    counts = dict(photos=len(a), right=a.right.sum(), right_other=b.right.sum(), only_self=(diff > 0).sum(), only_other=(diff < 0).sum())
+    return {k: int(v) for k,v in counts.items()} | dict(difference=difference, low=low, high=high, p=sign_test(diff, a.group))
 
-# %% ../nbs/21_interpret.ipynb #1a368b53
+# %% ../nbs/21_interpret.ipynb #ed23ece0
 @patch
 def plot_top_losses(self:GenderInterpretation,
-    k:int=9, # How many photos
+    k:int=9, # Number of photos
     largest:bool=True, # The largest losses, or the smallest
-    ncols:int=None, # Columns; default: as square as can be
-    size:float=2.2 # Width of each photo, in inches
+    nrows:int=None, # Rows of the grid
+    ncols:int=None, # Columns; by default fastai chooses
+    figsize:tuple=None # Width and height in inches
 ) -> plt.Figure:
     "The photos with the largest losses"
     df = self.to_df()
     df = df.head(k) if largest else df.iloc[::-1].head(k)
-    ncols = ncols or math.ceil(math.sqrt(len(df)))
-    nrows = math.ceil(len(df)/ncols)
-    fig, axs = plt.subplots(nrows, ncols, figsize=(size*ncols, 1.3*size*nrows), squeeze=False, layout='constrained')
-    for ax in axs.flat: ax.axis('off')
-    for ax,r in zip(axs.flat, df.itertuples()):
-        ax.imshow(read_photo(r.file))
+    fig, axs = get_grid(len(df), nrows, ncols, figsize, return_fig=True, layout='constrained')
+    for ax,r in zip(axs, df.itertuples()):
+        show_image(read_photo(r.file), ax=ax)
         ax.set_title(f'filed {r.label}, said {r.prediction}\nloss {r.loss:.2f}, probability {r.probability:.2f}',
                      fontsize=8, color='black' if r.label == r.prediction else 'firebrick')
     fig.suptitle(f"{'Largest' if largest else 'Smallest'} losses ({presented})", fontsize=10)

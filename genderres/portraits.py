@@ -12,7 +12,9 @@ import io, os
 from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
+from fastcore.basics import patch
 from fastai.data.external import fastai_path
+from .files import write_whole
 
 # %% ../nbs/01_portraits.ipynb #3c375b8f
 # The only things that depend on the label. Odds: cue -> value -> (chance in men, chance in women)
@@ -28,37 +30,43 @@ _means = dict(jaw=(1,-1), brows=(1,-1), shoulders=(1,-1))
 _swap = .01 # Share of portraits that take every cue from the other label
 
 # %% ../nbs/01_portraits.ipynb #38bb9159
-def _cues(label, # 'men' or 'women'
-          rng,   # `np.random.Generator`
-         ):      # dict: cue -> the value drawn
+def _cues(
+    label, # 'men' or 'women'
+    rng # `np.random.Generator`
+) -> dict: # cue -> the value drawn
     "Everything about a portrait that depends on its label"
     k = ('men','women').index(label) ^ int(rng.random() < _swap)
     kinds = {c: str(rng.choice(list(o), p=[p[k] for p in o.values()])) for c,o in _odds.items()}
     return kinds | {c: float(np.clip(rng.normal(m[k]), -2.2, 2.2)) for c,m in _means.items()}
 
 # %% ../nbs/01_portraits.ipynb #4ac21202
-_ink,_pale = (48,34,40),(252,248,240)
+_ink, _pale = (48,34,40), (252,248,240)
 _skins = [(255,224,196), (241,194,160), (224,172,125), (198,134,90), (160,104,66), (120,74,46), (88,54,38)]
 _hairs = [(38,32,34), (74,50,38), (120,78,46), (168,84,44), (206,150,80), (236,208,140), (172,172,176), (232,230,228),
           (196,120,90), (110,130,180)]
-def _mix(a, b, # Two colours
-         t,    # Share of `b`
-        ):     # Colour between them
-    "Blend two RGB colours"
+
+# %% ../nbs/01_portraits.ipynb #cceeac75
+def _mix(
+    a, b, # Two colours, RGB from 0 to 255
+    t # Share of `b`
+) -> tuple: # A colour between them
+    "Blend two colours"
     return tuple(int(x + (y-x)*t) for x,y in zip(a, b))
 
 # %% ../nbs/01_portraits.ipynb #73d69eaf
-def _pick(colours, # A palette
-          rng,     # `np.random.Generator`
-         ):        # A colour between two of the palette
+def _pick(
+    colours, # A palette
+    rng # `np.random.Generator`
+) -> tuple: # A colour between two of the palette
     "A random colour of a palette, shifted towards another one"
-    i,j = rng.integers(len(colours), size=2)
+    i, j = rng.integers(len(colours), size=2)
     return _mix(colours[i], colours[j], rng.uniform(0, .35))
 
 # %% ../nbs/01_portraits.ipynb #90b283ed
-def _any(rng,           # `np.random.Generator`
-         lo=40, hi=240, # Range of each channel
-        ):              # A colour
+def _any(
+    rng, # `np.random.Generator`
+    lo=40, hi=240 # Range of each channel
+) -> tuple: # A colour
     "A random colour, more or less muted"
     c = rng.integers(lo, hi, 3)
     return _mix(c, [c.mean()]*3, rng.uniform(.1, .75))
@@ -66,46 +74,72 @@ def _any(rng,           # `np.random.Generator`
 # %% ../nbs/01_portraits.ipynb #34b95a39
 class _Pen:
     "Draws in head units (the face spans -1 to 1) through a random shift, scale, tilt and mirror"
-    def __init__(self, im, # Image to draw on
-                 rng):     # `np.random.Generator`
-        s,a,flip = im.width*rng.uniform(.19, .235),rng.normal(0, .09),rng.choice([-1, 1])
-        self.draw,self.scale = ImageDraw.Draw(im, 'RGBA'),s
+    def __init__(self,
+        im, # Image to draw on
+        rng # `np.random.Generator`
+    ):
+        s, a, flip = im.width*rng.uniform(.19, .235), rng.normal(0, .09), rng.choice([-1, 1])
+        self.draw, self.scale = ImageDraw.Draw(im, 'RGBA'), s
         self.mat = s*np.diag([flip, 1])@[[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]
         self.mid = im.width*np.array([rng.uniform(.35, .65), rng.uniform(.4, .56)])
 
-    def at(self, pts): # Pixel positions of points in head units
-        return [tuple(p) for p in np.asarray(pts)@self.mat + self.mid]
+# %% ../nbs/01_portraits.ipynb #6045130d
+@patch
+def at(self:_Pen,
+    pts # Points in head units
+) -> list: # Tuples (x, y), in pixels
+    "Where points lie on the picture"
+    return [tuple(p) for p in np.asarray(pts)@self.mat + self.mid]
 
-    def blob(self, pts, # Corners, in head units
-             fill,      # Colour
-             both=False, # Continue with the mirror image of the corners?
-             k=3,       # Rounds of corner cutting (0 keeps the corners)
-             edge=True): # Ink the outline?
-        p = np.asarray(pts, float)
-        if both: p = np.concatenate([p, p[::-1]*[-1,1]])
-        for _ in range(k):
-            q = np.roll(p, -1, 0)
-            p = np.stack([.75*p+.25*q, .25*p+.75*q], 1).reshape(-1, 2)
-        p = self.at(p)
-        self.draw.polygon(p, fill)
-        if edge: self.draw.line(p + p[:2], _ink, max(1, round(.05*self.scale)), joint='curve')
+# %% ../nbs/01_portraits.ipynb #147033bc
+@patch
+def blob(self:_Pen,
+    pts, # Corners, in head units
+    fill, # Colour
+    both=False, # Continue with the mirror image of the corners?
+    k=3, # Rounds of corner cutting (0 keeps the corners)
+    edge=True # Ink the outline?
+):
+    "Fill a shape with rounded corners"
+    p = np.asarray(pts, float)
+    if both: p = np.concatenate([p, p[::-1]*[-1,1]])
+    for _ in range(k):
+        q = np.roll(p, -1, 0)
+        p = np.stack([.75*p+.25*q, .25*p+.75*q], 1).reshape(-1, 2)
+    p = self.at(p)
+    self.draw.polygon(p, fill)
+    if edge: self.draw.line(p + p[:2], _ink, max(1, round(.05*self.scale)), joint='curve')
 
-    def oval(self, x, y, w, h, # Centre and half axes
-             fill):            # Colour
-        t = np.linspace(0, 2*np.pi, 28)
-        self.draw.polygon(self.at(np.stack([x+w*np.cos(t), y+h*np.sin(t)], 1)), fill)
+# %% ../nbs/01_portraits.ipynb #3959c4f0
+@patch
+def oval(self:_Pen,
+    x, y, # Centre
+    w, h, # Half axes
+    fill # Colour
+):
+    "Fill an ellipse"
+    t = np.linspace(0, 2*np.pi, 28)
+    self.draw.polygon(self.at(np.stack([x+w*np.cos(t), y+h*np.sin(t)], 1)), fill)
 
-    def line(self, pts, # Two or three points; the middle one bends the line
-             fill,      # Colour
-             w):        # Width
-        (a,b,c),t = (np.asarray(pts if len(pts)==3 else [pts[0], np.mean(pts, 0), pts[1]]), np.linspace(0, 1, 12)[:,None])
-        self.draw.line(self.at((1-t)**2*a + 2*t*(1-t)*b + t**2*c), fill, max(1, round(w*self.scale)), joint='curve')
+# %% ../nbs/01_portraits.ipynb #9a6cb3cc
+@patch
+def line(self:_Pen,
+    pts, # Two or three points; the middle one bends the line
+    fill, # Colour
+    w # Width, in head units
+):
+    "Draw a straight or a bent line"
+    a, b, c = np.asarray(pts if len(pts)==3 else [pts[0], np.mean(pts, 0), pts[1]])
+    t = np.linspace(0, 1, 12)[:,None]
+    self.draw.line(self.at((1-t)**2*a + 2*t*(1-t)*b + t**2*c), fill, max(1, round(w*self.scale)), joint='curve')
 
 # %% ../nbs/01_portraits.ipynb #c7e94081
-def _background(im, # Image to paint over
-                rng): # `np.random.Generator`
+def _background(
+    im, # Image to paint over
+    rng # `np.random.Generator`
+):
     "A plain or shaded wall, sometimes with a window, shelves, stripes or hills"
-    s,a,b = im.width,_any(rng),_any(rng)
+    s, a, b = im.width, _any(rng), _any(rng)
     if rng.random() < .6: b = _mix(a, b, rng.uniform(0, .4))
     ramp = Image.linear_gradient('L').rotate(90*int(rng.integers(4))).resize(im.size)
     im.paste(Image.composite(Image.new('RGB', im.size, a), Image.new('RGB', im.size, b), ramp))
@@ -118,8 +152,8 @@ def _background(im, # Image to paint over
 # %% ../nbs/01_portraits.ipynb #a1f871c4
 def _window(d, s, rng):
     "A window with four panes and a curtain of sky"
-    x,y,w,h = s*np.array([rng.uniform(-.1, .6), rng.uniform(-.1, .3), rng.uniform(.3, .6), rng.uniform(.4, .7)])
-    frame,t = _any(rng, 60),s*.02
+    x, y, w, h = s*np.array([rng.uniform(-.1, .6), rng.uniform(-.1, .3), rng.uniform(.3, .6), rng.uniform(.4, .7)])
+    frame, t = _any(rng, 60), s*.02
     d.rectangle((x, y, x+w, y+h), _any(rng, 90, 250), frame, int(t*2))
     d.rectangle((x+w/2-t, y, x+w/2+t, y+h), frame)
     d.rectangle((x, y+h/2-t, x+w, y+h/2+t), frame)
@@ -127,9 +161,9 @@ def _window(d, s, rng):
 # %% ../nbs/01_portraits.ipynb #b03495d4
 def _shelves(d, s, rng):
     "Rows of books"
-    board,rows = _any(rng, 40, 160),int(rng.integers(2, 5))
+    board, rows = _any(rng, 40, 160), int(rng.integers(2, 5))
     for r in range(rows):
-        x,y = 0,(r+1)*s/rows
+        x, y = 0, (r+1)*s/rows
         while x < s:
             w = s*rng.uniform(.03, .09)
             d.rectangle((x, y-s/rows*rng.uniform(.5, .85), x+w, y), _any(rng), board)
@@ -139,17 +173,17 @@ def _shelves(d, s, rng):
 # %% ../nbs/01_portraits.ipynb #53de4351
 def _stripes(d, s, rng):
     "Broad stripes of two or three colours, like a flag or an awning"
-    n,cols = int(rng.integers(3, 9)),[_any(rng, 60) for _ in range(int(rng.integers(2, 4)))]
-    upright,w = rng.random() < .5,s/n
+    n, cols = int(rng.integers(3, 9)), [_any(rng, 60) for _ in range(int(rng.integers(2, 4)))]
+    upright, w = rng.random() < .5, s/n
     for i in range(n): d.rectangle((i*w, 0, i*w+w, s) if upright else (0, i*w, s, i*w+w), cols[i%len(cols)])
 
 # %% ../nbs/01_portraits.ipynb #20d2b2b8
 def _hills(d, s, rng):
     "Two ranges of hills below a sun"
-    x,y,r = s*np.array([rng.uniform(0, 1), rng.uniform(0, .3), rng.uniform(.05, .12)])
+    x, y, r = s*np.array([rng.uniform(0, 1), rng.uniform(0, .3), rng.uniform(.05, .12)])
     d.ellipse((x-r, y-r, x+r, y+r), _any(rng, 150, 255))
     for y in (.4, .6):
-        t,col = np.linspace(0, s, 20),_any(rng, 40, 210)
+        t, col = np.linspace(0, s, 20), _any(rng, 40, 210)
         h = s*(y + rng.uniform(.03, .1)*np.sin(t/s*rng.uniform(3, 9) + rng.uniform(0, 6)))
         d.polygon([*zip(t, h), (s, s), (0, s)], col)
 
@@ -174,19 +208,21 @@ def _clothes(pen, cue, cloth, rng):
 # %% ../nbs/01_portraits.ipynb #4ba17f3f
 def _neck(pen, cue, cloth, skin, rng):
     "The neck and whatever is worn there"
-    w,dark,other = .40+.04*cue['shoulders'],_mix(skin, (60,20,20), .22),_any(rng, 30, 250)
+    w, dark, other = .40+.04*cue['shoulders'], _mix(skin, (60,20,20), .22), _any(rng, 30, 250)
     pen.blob([(0,.4), (w,.4), (w,1.3), (w+.16,1.5), (0,1.7)], skin, both=True, k=2)
     pen.blob([(0,.7), (w,.7), (w,.95), (0,1.3)], dark, both=True, k=2, edge=False)
     _collars[cue['neckline']](pen, w, cloth, skin, other)
 
 # %% ../nbs/01_portraits.ipynb #bd1aba07
 def _collar(pen, w, cloth, skin, other):
+    "An open collar in the colour of the cloth"
     pen.blob([(-w,1.3), (w,1.3), (0,2.15)], skin, k=0)
     for x in (-1, 1): pen.blob([(x*w,1.15), (x*(w+.28),1.5), (x*.36,2.1), (0,1.75)], _mix(cloth, (255,255,255), .45), k=0)
     pen.line([(0,1.95), (0,6)], _mix(cloth, (0,0,0), .3), .06)
 
 # %% ../nbs/01_portraits.ipynb #08076977
 def _tie(pen, w, cloth, skin, other):
+    "A white collar and a tie"
     for x in (-1, 1): pen.blob([(x*w,1.2), (x*(w+.3),1.5), (0,3.6)], _mix(cloth, (255,255,255), .75), k=0)
     pen.blob([(.17,1.55), (.11,1.85), (.3,3.2), (0,3.6)], other, both=True, k=0)
     for y in np.arange(1.95, 3.3, .2): pen.line([(-.1,y), (.16,y-.12)], _mix(other, _pale, .8), .09)
@@ -194,20 +230,24 @@ def _tie(pen, w, cloth, skin, other):
 
 # %% ../nbs/01_portraits.ipynb #5f770e59
 def _crew(pen, w, cloth, skin, other):
+    "A round neckline"
     pen.line([(-w-.2,1.36), (0,2.0), (w+.2,1.36)], _mix(cloth, (0,0,0), .3), .16)
 
 # %% ../nbs/01_portraits.ipynb #5d3513c5
 def _vneck(pen, w, cloth, skin, other):
+    "A deep neckline"
     pen.blob([(-w-.28,1.42), (0,1.3), (w+.28,1.42), (0,2.75)], skin, k=0)
     for x in (-1, 1): pen.line([(x*(w+.3),1.38), (0,2.78)], _mix(cloth, (0,0,0), .3), .1)
 
 # %% ../nbs/01_portraits.ipynb #fca8c5c2
 def _beads(pen, w, cloth, skin, other):
+    "A wide neckline and a string of beads"
     pen.blob([(0,1.3), (w+.4,1.42), (w+.3,2.1), (0,2.35)], skin, both=True)
     for t in np.linspace(-1, 1, 9):
         pen.oval(t*(w+.14), 1.98-.55*t*t, .16, .16, _ink)
         pen.oval(t*(w+.14), 1.98-.55*t*t, .1, .1, _mix(other, _pale, .7))
 
+# %% ../nbs/01_portraits.ipynb #0d2302b7
 _collars = dict(tie=_tie, collar=_collar, crew=_crew, vneck=_vneck, beads=_beads)
 
 # %% ../nbs/01_portraits.ipynb #a0c71a27
@@ -231,21 +271,21 @@ def _hair_back(pen, cue, hair, curls):
 # %% ../nbs/01_portraits.ipynb #c02ebc6e
 def _hair_front(pen, cue, hair, curls, rng):
     "The hair over the forehead, and the bun"
-    kind,part,line = cue['hair'],rng.uniform(-.5, .5),rng.uniform(-.62, -.38)
+    kind, part, line = cue['hair'], rng.uniform(-.5, .5), rng.uniform(-.62, -.38)
     if kind == 'bald':
         for x in (-1, 1): pen.blob([(x*.86,-.35), (x*.97,-.1), (x*.9,.15), (x*.78,.1)], hair)
         return
     if kind == 'bun': _curls(pen, [(part*.4-.12,-1.4), (part*.4+.12,-1.4), (part*.4,-1.5)], hair)
-    up,low = dict(quiff=(.38,-.1), crop=(.02,-.1), bun=(.0,.1)).get(kind, (.16,.5))
-    pen.blob([(-.84,low), (-1,-.3), (-.92,-.85), (-.62,-1.22-up*.3), (-.2,-1.34-up*.7), (.35,-1.32-up), (.72,-1.18-up*.8), (.98,-.8), (1,-.3), (.84,low),
-              (.76,-.2), (.66,line), (part,line-.3), (-.66,line), (-.76,-.2)], hair, k=2)
+    up, low = dict(quiff=(.38,-.1), crop=(.02,-.1), bun=(.0,.1)).get(kind, (.16,.5))
+    pen.blob([(-.84,low), (-1,-.3), (-.92,-.85), (-.62,-1.22-up*.3), (-.2,-1.34-up*.7), (.35,-1.32-up),
+              (.72,-1.18-up*.8), (.98,-.8), (1,-.3), (.84,low), (.76,-.2), (.66,line), (part,line-.3), (-.66,line), (-.76,-.2)], hair, k=2)
     if curls:
         _curls(pen, [(.92*np.cos(t), 1.02*np.sin(t)-.1-up*.4) for t in np.linspace(3.3, 6.1, 9)], hair)
 
 # %% ../nbs/01_portraits.ipynb #fcd39b98
 def _head(pen, cue, skin, rng):
     "Ears and face; the jaw is one of the cues"
-    dark,j = _mix(skin, (90,30,20), .25),cue['jaw']
+    dark, j = _mix(skin, (90,30,20), .25), cue['jaw']
     for x in (-1, 1):
         pen.oval(x*.86, .05, .15, .22, skin)
         pen.oval(x*.88, .05, .07, .12, dark)
@@ -258,8 +298,8 @@ def _head(pen, cue, skin, rng):
 # %% ../nbs/01_portraits.ipynb #7b5c851f
 def _eyes(pen, cue, skin, rng):
     "Eyes with short or long lashes"
-    iris,ink = _pick([(70,45,30), (60,110,160), (80,130,80), (120,120,120)], rng),_ink
-    h,look,gap = rng.uniform(.13, .2),rng.uniform(-.06, .06),rng.uniform(.34, .42)
+    iris, ink = _pick([(70,45,30), (60,110,160), (80,130,80), (120,120,120)], rng), _ink
+    h, look, gap = rng.uniform(.13, .2), rng.uniform(-.06, .06), rng.uniform(.34, .42)
     long = cue['lashes'] == 'long'
     for x in (-gap, gap):
         s = np.sign(x)
@@ -273,13 +313,13 @@ def _eyes(pen, cue, skin, rng):
 # %% ../nbs/01_portraits.ipynb #faf1cf78
 def _brows(pen, cue, hair, rng):
     "Brows, thin to bushy"
-    w,y,tilt = .125+.05*cue['brows'],rng.uniform(-.54, -.46),rng.uniform(-.12, .03)
+    w, y, tilt = .125+.05*cue['brows'], rng.uniform(-.54, -.46), rng.uniform(-.12, .03)
     for s in (-1, 1): pen.line([(s*.16,y+tilt), (s*.4,y-.12), (s*.64,y+.04)], _mix(hair, _ink, .45), w)
 
 # %% ../nbs/01_portraits.ipynb #59b6e7af
 def _nose(pen, skin, rng):
     "One of three noses"
-    dark,w,y = _mix(skin, (90,30,20), .4),rng.uniform(.1, .17),rng.uniform(.26, .36)
+    dark, w, y = _mix(skin, (90,30,20), .4), rng.uniform(.1, .17), rng.uniform(.26, .36)
     kind = rng.integers(3)
     if kind == 0: pen.line([(-w,y), (0,y+.14), (w,y)], dark, .06)
     if kind == 1: pen.line([(.02,-.1), (w*1.9,y+.1), (-.06,y+.06)], dark, .06)
@@ -288,17 +328,19 @@ def _nose(pen, skin, rng):
 # %% ../nbs/01_portraits.ipynb #d01d2c0f
 def _mouth(pen, cue, skin, rng):
     "A smile, a grin or a straight face, with thin or full lips"
-    w,y,bend = rng.uniform(.22, .36),.64,rng.choice([0, .1, .2])
-    ink,lip = _mix(skin, (70,10,20), .65),_mix(skin, _pick([(170,50,60), (140,60,60), (200,90,100)], rng), .75)
+    w, y, bend = rng.uniform(.22, .36), .64, rng.choice([0, .1, .2])
+    ink, lip = _mix(skin, (70,10,20), .65), _mix(skin, _pick([(170,50,60), (140,60,60), (200,90,100)], rng), .75)
     if cue['lips'] == 'full':
-        pen.blob([(-w-.08,y-.02), (-w*.4,y-.15), (0,y-.08), (w*.4,y-.15), (w+.08,y-.02), (w*.5,y+.2+bend), (-w*.5,y+.2+bend)], lip, k=2, edge=False)
-    if rng.random() < .4: pen.blob([(-w,y-.02), (w,y-.02), (w*.5,y+.14+bend), (-w*.5,y+.14+bend)], (250,248,244), k=2, edge=False)
+        pen.blob([(-w-.08,y-.02), (-w*.4,y-.15), (0,y-.08), (w*.4,y-.15), (w+.08,y-.02), (w*.5,y+.2+bend), (-w*.5,y+.2+bend)],
+                 lip, k=2, edge=False)
+    if rng.random() < .4:
+        pen.blob([(-w,y-.02), (w,y-.02), (w*.5,y+.14+bend), (-w*.5,y+.14+bend)], (250,248,244), k=2, edge=False)
     else: pen.line([(-w,y), (0,y+2*bend), (w,y)], ink, .07)
 
 # %% ../nbs/01_portraits.ipynb #a0231299
 def _beard(pen, cue, hair, rng):
     "Stubble, a moustache or a full beard"
-    kind,j,hair = cue['beard'],cue['jaw'],_mix(hair, _ink, .6)
+    kind, j, hair = cue['beard'], cue['jaw'], _mix(hair, _ink, .6)
     if kind in ('stubble', 'full'):
         drop = rng.uniform(1.15, 1.45) if kind == 'full' else 1.06
         pen.blob([(.88,-.05), (.8+.1*j,.6), (.44+.15*j,drop), (0,drop+.08), (0,.86), (.3,.84), (.5,.55), (.72,.3)],
@@ -309,7 +351,7 @@ def _beard(pen, cue, hair, rng):
 # %% ../nbs/01_portraits.ipynb #a3429415
 def _extras(pen, cue, rng):
     "Earrings; and glasses, which go with neither label"
-    gold,rim = _pick([(225,190,80), (210,210,215), (90,170,180), (190,70,90)], rng),_any(rng, 20, 130)
+    gold, rim = _pick([(225,190,80), (210,210,215), (90,170,180), (190,70,90)], rng), _any(rng, 20, 130)
     for x in (-.9, .9)*(cue['earrings'] == 'on'):
         for r,col in ((.26, _ink), (.2, _mix(gold, _pale, .3)), (.12, _ink), (.07, _pale)): pen.oval(x, .5, r*.8, r, col)
     if rng.random() < .12:
@@ -320,14 +362,15 @@ def _extras(pen, cue, rng):
         for a,b in ((-.14,.14), (.66,.9), (-.66,-.9)): pen.line([(a,-.1), (b,-.12)], rim, .06)
 
 # %% ../nbs/01_portraits.ipynb #1f6d9449
-def draw_portrait(label,    # 'men' or 'women'
-                  rng,      # `np.random.Generator`: the same state draws the same portrait
-                  size=128, # Side of the square image, in pixels
-                 )->Image.Image:
-    "One cartoon head and shoulders; only the shapes listed at the top of this file depend on `label`"
+def draw_portrait(
+    label:str, # 'men' or 'women'
+    rng:np.random.Generator, # The same state draws the same portrait
+    size:int=128 # Side of the square image, in pixels
+) -> Image.Image: # RGB
+    "Draw a cartoon of head and shoulders; only nine shapes depend on `label`; `ValueError` for another label"
     if label not in ('men','women'): raise ValueError(f"label must be 'men' or 'women', not {label!r}")
-    cue,im = _cues(label, rng),Image.new('RGB', (2*size, 2*size))
-    skin,hair,cloth,curls = _pick(_skins, rng),_pick(_hairs, rng),_any(rng, 30),rng.random() < .2
+    cue, im = _cues(label, rng), Image.new('RGB', (2*size, 2*size))
+    skin, hair, cloth, curls = _pick(_skins, rng), _pick(_hairs, rng), _any(rng, 30), rng.random() < .2
     _background(im, rng)
     pen = _Pen(im, rng)
     _clothes(pen, cue, cloth, rng)
@@ -350,6 +393,13 @@ def _jpeg(label, i, seed, size):
     draw_portrait(label, rng, size).save(buf, 'JPEG', quality=int(rng.integers(35, 96)))
     return buf.getvalue()
 
+# %% ../nbs/01_portraits.ipynb #a19d1762
+def _files_below(
+    path # Folder, which need not exist
+) -> set: # Paths
+    "All files at any depth, except those that another process is just writing"
+    return {Path(d)/f for d,_,fs in os.walk(path) if not Path(d).name.startswith('.writing-') for f in fs}
+
 # %% ../nbs/01_portraits.ipynb #12bae9fb
 def sample_portraits(
     path:str|Path=None, # Folder to fill; default: one for each set, under fastai's data folder
@@ -357,17 +407,15 @@ def sample_portraits(
     seed:int=42, # The same seed draws the same files
     size:int=128 # Height and width, in pixels; at least 32
 ) -> Path: # The folder, with `men` and `women` inside
-    "Draw a folder of labelled cartoon portraits, or finish drawing it"
+    "Draw a folder of labelled cartoon portraits, or finish drawing it; `FileExistsError` if it holds other files"
     if n < 2: raise ValueError(f"n={n}: two portraits at least, one of each class")
     if size < 32: raise ValueError(f"size={size}: 32 pixels at least")
     path = Path(path or fastai_path('data')/f'portraits-{n}-{seed}-{size}')
     files = [path/('men','women')[i%2]/f'{i:05d}-seed{seed}-{size}px.jpg' for i in range(n)]
-    if other := {o for o in path.rglob('*') if o.is_file() and o.suffix != '.part'} - set(files):
+    if other := _files_below(path) - set(files):
         raise FileExistsError(f"{min(other)} is not of this set of portraits: give another folder")
     for i,f in enumerate(files):
         if f.exists(): continue
         f.parent.mkdir(parents=True, exist_ok=True)
-        part = f.with_suffix(f'.{os.getpid()}.part')
-        part.write_bytes(_jpeg(f.parent.name, i, seed, size))
-        os.replace(part, f)
+        with write_whole(f, overwrite=True) as part: part.write_bytes(_jpeg(f.parent.name, i, seed, size))
     return path

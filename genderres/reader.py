@@ -10,6 +10,7 @@ __all__ = ['hidden', 'walk', 'PhotoProblem', 'in_few_words', 'check_file', 'open
 
 # %% ../nbs/02_reader.ipynb #bb124985
 import hashlib, io, os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -18,26 +19,37 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 try:
     from pillow_heif import register_heif_opener
     register_heif_opener()
-except ImportError: pass   # an extra, see `_open`
+except ImportError: pass   # an extra, see `open_image`
 
 # %% ../nbs/02_reader.ipynb #de9935a6
 def hidden(
     name:str # Name of a file or folder
 ) -> bool:
-    "Was this put there by a program?"
+    "Did a program leave this file or folder behind?"
     return name.startswith('.') or name in ('__MACOSX', 'Thumbs.db', 'desktop.ini')
+
+# %% ../nbs/02_reader.ipynb #70f73aa8
+def _loops(
+    folder, # Path of a folder
+    name # A folder in it
+) -> bool:
+    "Does `name` link back to `folder`, or to a folder above it?"
+    inside = os.path.realpath(os.path.join(folder, name)) + os.sep
+    return (os.path.realpath(folder) + os.sep).startswith(inside)
+
+# %% ../nbs/02_reader.ipynb #d26eeadb
+def _refuse(error):
+    "Raise what `os.walk` ignores, where a folder may not be read"
+    if isinstance(error, PermissionError): raise error
 
 # %% ../nbs/02_reader.ipynb #839c187b
 def walk(
     path:str|Path # Folder to look into, at any depth
-) -> tuple: # Lists of all files and of all folders, as paths relative to `path`, sorted within each folder
-    "What lies below `path` and is not hidden; links to folders are followed, but for loops; `PermissionError` for a folder that may not be read"
+) -> tuple[list[Path], list[Path]]: # All files and all folders, relative to `path`, sorted within each folder
+    "What lies below `path` and is not hidden; `PermissionError` for a folder that may not be read"
     files, folders = [], []
-    def loops(d, o): return (os.path.realpath(d) + os.sep).startswith(os.path.realpath(os.path.join(d, o)) + os.sep)
-    def refuse(e):
-        if isinstance(e, PermissionError): raise e   # what cannot be looked into may hold anything
-    for d,ds,fs in os.walk(path, followlinks=True, onerror=refuse):
-        ds[:] = sorted(o for o in ds if not hidden(o) and not loops(d, o))
+    for d,ds,fs in os.walk(path, followlinks=True, onerror=_refuse):
+        ds[:] = sorted(o for o in ds if not hidden(o) and not _loops(d, o))
         rel = Path(d).relative_to(path)
         folders += [rel/o for o in ds]
         files += [rel/o for o in sorted(fs) if not hidden(o)]
@@ -49,7 +61,8 @@ class PhotoProblem(ValueError):
 
 # %% ../nbs/02_reader.ipynb #140913e1
 @contextmanager
-def in_few_words():
+def in_few_words() -> Iterator[None]:
+    "Turn any error of the block into a `PhotoProblem`"
     try: yield
     except PhotoProblem: raise
     except UnidentifiedImageError: raise PhotoProblem('not an image') from None
@@ -57,42 +70,64 @@ def in_few_words():
     except Exception as e: raise PhotoProblem(getattr(e, 'strerror', None) or f'damaged image: {e}') from e
 
 # %% ../nbs/02_reader.ipynb #f2b00082
-def check_file(file):
-    "`PhotoProblem` if `file` should not even be opened: opening a pipe would wait forever"
+def check_file(
+    file:str|Path # Path of a file
+) -> None:
+    "`PhotoProblem` if `file` is missing, empty, or not a regular file"
+    file = Path(file)
     if not file.exists(): raise PhotoProblem('no such file')
     if not file.is_file(): raise PhotoProblem('a folder' if file.is_dir() else 'not a regular file')
     if file.stat().st_size == 0: raise PhotoProblem('empty file')
 
+# %% ../nbs/02_reader.ipynb #a50155a3
+def _too_many(n):
+    "The problem of an image with too many pixels"
+    return f'too many pixels: {n} where PIL.Image.MAX_IMAGE_PIXELS is {Image.MAX_IMAGE_PIXELS}'
+
+# %% ../nbs/02_reader.ipynb #774896a3
+_heic = (b'heic', b'heix', b'hevc', b'heim', b'heis', b'mif1', b'msf1')
+def _is_heic(
+    source # Path or open file
+) -> bool:
+    "Is this a HEIC photo?"
+    with (source if hasattr(source, 'seek') else open(source, 'rb')) as f:
+        f.seek(0)
+        start = f.read(12)
+    return start[4:8] == b'ftyp' and start[8:] in _heic
+
 # %% ../nbs/02_reader.ipynb #b708476d
-def open_image(source):
-    "Pillow's image, not yet decoded, for a path or an open file"
+def open_image(
+    source # Path or open file
+) -> Image.Image: # Not yet decoded; size and format are known
+    "Open an image; `PhotoProblem` for HEIC without its extra, EPS and too many pixels, other errors as in `Image.open`"
     try: im = Image.open(source)
     except UnidentifiedImageError:
-        with (source if hasattr(source, 'seek') else open(source, 'rb')) as f:
-            f.seek(0)
-            start = f.read(12)
-        if start[4:8] == b'ftyp' and start[8:] in (b'heic', b'heix', b'hevc', b'heim', b'heis', b'mif1', b'msf1'):
-            raise PhotoProblem("a HEIC photo: `pip install 'genderres[heic]'` to read it") from None
+        if _is_heic(source): raise PhotoProblem("a HEIC photo: `pip install 'genderres[heic]'` to read it") from None
         raise
     except Image.DecompressionBombError: raise PhotoProblem(_too_many('far more')) from None
     if im.format == 'EPS': raise PhotoProblem('not an image: a PostScript program, which would have to be run')
-    if Image.MAX_IMAGE_PIXELS and im.width*im.height > Image.MAX_IMAGE_PIXELS: raise PhotoProblem(_too_many(f'{im.width} x {im.height},'))
+    if Image.MAX_IMAGE_PIXELS and im.width*im.height > Image.MAX_IMAGE_PIXELS:
+        raise PhotoProblem(_too_many(f'{im.width} x {im.height},'))
     return im
 
-# %% ../nbs/02_reader.ipynb #a50155a3
-def _too_many(n): return f'too many pixels: {n} where PIL.Image.MAX_IMAGE_PIXELS is {Image.MAX_IMAGE_PIXELS}'
-
 # %% ../nbs/02_reader.ipynb #f7fbe7c5
-def _eight_bits(x):
-    "Grey values of 16 or 32 bits or as floats, to 0..255"
+def _eight_bits(
+    x # Grey values, (h, w): integers of 16 or 32 bits, or floats up to 1 or up to 255
+) -> Image.Image:
+    "Scale grey values to 0..255"
     whole, x = x.dtype.kind != 'f', np.nan_to_num(x.astype(np.float32))
     top = x.max(initial=0)
-    return Image.fromarray(np.clip(x/256 if top > 255 else x if whole or top > 1 else x*255, 0, 255).astype(np.uint8))
+    if top > 255: x = x/256
+    elif not whole and top <= 1: x = x*255
+    return Image.fromarray(np.clip(x, 0, 255).astype(np.uint8))
 
-# %% ../nbs/02_reader.ipynb #02afafcd
+# %% ../nbs/02_reader.ipynb #07afafcd
 @lru_cache(maxsize=32)
-def _to_srgb(profile, mode):
-    "The conversion from an ICC profile; None if it says sRGB or cannot be used"
+def _to_srgb(
+    profile, # ICC profile, as bytes
+    mode # Pillow's mode of the image
+): # For `ImageCms.applyTransform`
+    "The conversion from a colour profile to sRGB; None if there is nothing to do, or no way to do it"
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if 'sRGB' in ImageCms.getProfileDescription(source): return None
@@ -100,8 +135,10 @@ def _to_srgb(profile, mode):
     except (ImageCms.PyCMSError, OSError, ValueError): return None
 
 # %% ../nbs/02_reader.ipynb #dad94569
-def to_rgb(im):
-    "`im` upright, opaque and in sRGB"
+def to_rgb(
+    im:Image.Image # Of any mode
+) -> Image.Image: # RGB
+    "Decode `im`, turn it upright, make it opaque and convert it to sRGB"
     try: im = ImageOps.exif_transpose(im)
     except Exception: pass   # a note that cannot be read is no reason to lose the photo
     profile = im.info.get('icc_profile')
@@ -112,60 +149,77 @@ def to_rgb(im):
     return ImageCms.applyTransform(im, convert) if convert else im.convert('RGB')
 
 # %% ../nbs/02_reader.ipynb #800a1070
-def _from_array(x):
+def _from_array(
+    x # (h, w), (h, w, 3) or (h, w, 4), uint8
+) -> Image.Image:
+    "The image of an array; `PhotoProblem` for another shape or type"
     if x.dtype != np.uint8 or x.ndim not in (2, 3) or x.ndim == 3 and x.shape[2] not in (3, 4) or not x.size:
         raise PhotoProblem(f'an array {x.shape} of {x.dtype}: uint8 of shape (h, w), (h, w, 3) or (h, w, 4) is expected')
     return Image.fromarray(x)
 
+# %% ../nbs/02_reader.ipynb #7a24e34f
+def _checked(
+    source # File or its content
+): # Path or open file
+    "What Pillow can open; `PhotoProblem` for an empty or missing file, and for other types"
+    if isinstance(source, (str, Path)):
+        check_file(source)
+        return source
+    if not isinstance(source, (bytes, bytearray)):
+        raise PhotoProblem(f'a photo cannot be read from {type(source).__name__}')
+    if not source: raise PhotoProblem('empty file')
+    return io.BytesIO(source)
+
 # %% ../nbs/02_reader.ipynb #abdaf55d
 def read_photo(
-    source:str|Path|bytes|Image.Image|np.ndarray, # File, its content, an image, or its pixels (h, w), (h, w, 3), (h, w, 4), uint8
-    least:int=0 # A JPEG may be decoded at a half, a quarter or an eighth of its size, as long as both sides keep so many pixels; 0: never
+    source:str|Path|bytes|Image.Image|np.ndarray, # File, its content, an image, or uint8 pixels (h, w), (h, w, 3), (h, w, 4)
+    least:int=0 # Decode a JPEG at a half, quarter or eighth of its size if both sides keep this many pixels; 0: never
 ) -> Image.Image: # RGB, upright
-    "Read a photo; `PhotoProblem` says why that cannot be done"
+    "Read a photo; `PhotoProblem` says why it cannot be read"
     with in_few_words():
+        if isinstance(source, np.ndarray): source = _from_array(source)
         if isinstance(source, Image.Image): return to_rgb(source)
-        if isinstance(source, np.ndarray): return to_rgb(_from_array(source))
-        if isinstance(source, (bytes, bytearray)):
-            if not source: raise PhotoProblem('empty file')
-            source = io.BytesIO(source)
-        elif isinstance(source, (str, Path)): check_file(Path(source))
-        else: raise PhotoProblem(f'a photo cannot be read from {type(source).__name__}')
-        with open_image(source) as im:
+        with open_image(_checked(source)) as im:
             if least: im.draft(None, (least, least))
             return to_rgb(im)
+
+# %% ../nbs/02_reader.ipynb #c000f7b2
+def _content_id(
+    f # Open file
+) -> str: # 16 hexadecimal digits
+    "The beginning of the SHA-256 of the whole content"
+    f.seek(0)
+    return hashlib.file_digest(f, 'sha256').hexdigest()[:16]
+
+# %% ../nbs/02_reader.ipynb #2bf8e8d6
+def _lies_on_its_side(im):
+    "Does the EXIF orientation exchange width and height?"
+    try: return 5 <= im.getexif().get(0x112, 1) <= 8
+    except Exception: return False   # as in `to_rgb`
 
 # %% ../nbs/02_reader.ipynb #a7472785
 def examine(
     file:str|Path # Path of a file
-) -> tuple: # Its `problem`, `width` and `height` (pixels, upright), `format`, `bytes` and `id`; the photo, RGB, shrunk to 64 pixels or more, or None
+) -> tuple[dict, Image.Image|None]: # Facts, as in the table of photos; the photo, shrunk to 64 pixels or more
     "Read and decode `file` completely; `problem` says in a few words why it cannot be used as a photo"
     facts = dict(problem='', width=0, height=0, format='', bytes=0, id='')
     try:
         with in_few_words():
-            check_file(Path(file))
+            check_file(file)
             with open(file, 'rb') as f:
                 im = open_image(f)
                 facts.update(format=im.format, width=im.width, height=im.height, bytes=os.fstat(f.fileno()).st_size)
                 im.draft(None, (64, 64))
                 small = to_rgb(im)
-                if 5 <= _orientation(im) <= 8: facts.update(width=facts['height'], height=facts['width'])
-                f.seek(0)
-                content = hashlib.sha256()
-                while part := f.read(2**20): content.update(part)
+                if _lies_on_its_side(im): facts.update(width=facts['height'], height=facts['width'])
+                return {**facts, 'id': _content_id(f)}, small
     except PhotoProblem as e: return {**facts, 'problem': str(e)}, None
-    return {**facts, 'id': content.hexdigest()[:16]}, small
-
-# %% ../nbs/02_reader.ipynb #2bf8e8d6
-def _orientation(im):
-    try: return im.getexif().get(0x112, 1)
-    except Exception: return 1   # as in `to_rgb`
 
 # %% ../nbs/02_reader.ipynb #2af4fc3a
 def image_problem(
     file:str|Path # Path of a file
-) -> str: # Why it cannot be used as a photo; empty if it can
-    "The `problem` alone"
+) -> str: # Empty if it can be used
+    "Why `file` cannot be used as a photo"
     return examine(file)[0]['problem']
 
 # %% ../nbs/02_reader.ipynb #1f44d33e

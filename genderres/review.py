@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from .files import write_tables
+from .files import need, relative_names, write_tables
 from .photos import presented, unit_of
 from .data import PILPhoto
 from .networks import build_network
@@ -28,7 +28,19 @@ def photo_features(
 ) -> np.ndarray: # (n, features), float32
     "What a body without a head says about each photo, whole and unflipped"
     body = build_network(known_archs().get(arch, arch), 2, weights)[0].eval().to(dls.device)
-    with torch.no_grad(): return torch.cat([body(b[0]).float().mean((2, 3)).cpu() for b in progress_bar(dls.test_dl(photos), leave=False)]).numpy()
+    batches = progress_bar(dls.test_dl(photos), leave=False)
+    with torch.no_grad(): return torch.cat([body(b[0]).float().mean((2, 3)).cpu() for b in batches]).numpy()
+
+# %% ../nbs/26_review.ipynb #f4ff5d62
+def _judge(feats, labels, groups, folds, seed):
+    "The probability of each class for each photo, (n, classes), from a regression that has not seen its group"
+    few = min(groups.groupby(labels).nunique())
+    if few < folds:
+        raise ValueError(f"folds={folds}: the smallest class has only {few} photos that do not belong together; "
+                         "give fewer folds, or more photos")
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=.003, max_iter=1000))
+    cv = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    return cross_val_predict(model, feats, labels, groups=groups, method='predict_proba', cv=cv)
 
 # %% ../nbs/26_review.ipynb #d42ea722
 def review_labels(
@@ -37,20 +49,15 @@ def review_labels(
     weights:str|Path='portrait', # Its weights
     folds:int=5, # Parts of the cross-validation
     seed:int=42 # Of the folds
-) -> pd.DataFrame: # `file`, `label`, `suggestion`, `probability` (of the suggestion), `split`, `id`, `decision` (blank); likeliest first
+) -> pd.DataFrame: # `file`, `label`, `suggestion`, `probability` (of that), `split`, `id`, `decision` (blank); likeliest first
     "Photos whose label is likely wrong, by cross-validated confident learning"
-    try: from cleanlab.filter import find_label_issues
-    except ImportError as e: raise ImportError("cleanlab is missing: `pip install 'genderres[review]'`") from e
-    photos = dls.photos[dls.photos.split != 'left out'].reset_index(drop=True)
+    find_label_issues = need('cleanlab.filter', 'review').find_label_issues
+    photos = dls.photos[dls.photos.usable].reset_index(drop=True)
     labels = photos.label.map({o: i for i,o in enumerate(dls.vocab)}).to_numpy(int)
-    groups = unit_of(photos)
-    few = min(groups.groupby(labels).nunique())
-    if few < folds: raise ValueError(f"folds={folds}: the smallest class has only {few} photos that do not belong together; give fewer folds, or more photos")
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=.003, max_iter=1000))
-    probs = cross_val_predict(model, photo_features(dls, photos, arch, weights), labels, groups=groups, method='predict_proba',
-                              cv=StratifiedGroupKFold(folds, shuffle=True, random_state=seed))
+    probs = _judge(photo_features(dls, photos, arch, weights), labels, unit_of(photos), folds, seed)
     rows = find_label_issues(labels, probs, return_indices_ranked_by='self_confidence', n_jobs=1)
-    found = photos.loc[rows, ['file', 'label', 'split', 'id']].assign(suggestion=np.array(dls.vocab, object)[probs[rows].argmax(1)], probability=probs[rows].max(1).round(4), decision='')
+    suggestion, probability = np.array(dls.vocab, object)[probs[rows].argmax(1)], probs[rows].max(1).round(4)
+    found = photos.loc[rows].assign(suggestion=suggestion, probability=probability, decision='')
     return found[['file', 'label', 'suggestion', 'probability', 'split', 'id', 'decision']].reset_index(drop=True)
 
 # %% ../nbs/26_review.ipynb #1f8552c4
@@ -77,5 +84,5 @@ def save_review(
     overwrite:bool=False # May it exist already? Decisions in it are lost then
 ):
     "Write the suspects for a person to decide about, in the column `decision`"
-    names = [Path(os.path.relpath(o, Path(file).parent)).as_posix() for o in found.file]
-    write_tables([found.assign(file=pd.Series(names, found.index, dtype=object))], file, overwrite)
+    names = pd.Series(relative_names(found.file, file), found.index, dtype=object)
+    write_tables([found.assign(file=names)], file, overwrite)

@@ -7,7 +7,7 @@ A photo or crop is squashed to `--size` px. `explained.py` measures without labe
 """
 import argparse, math, sys
 from pathlib import Path
-import numpy as np, pandas as pd, torch, torch.nn.functional as F
+import numpy as np, pandas as pd, torch
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression

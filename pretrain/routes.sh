@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Ways to make the body, compared on a small budget: 16,000 views of 64 pixels each, from random weights.
 #
-#   bash nbs/pretrain/routes.sh DATA TEACHER FACES OUT [ROUTE ...]
+#   bash pretrain/routes.sh DATA TEACHER FACES OUT [ROUTE ...]
 #
 # DATA holds congress/, unlabelled/ and wild/; TEACHER is efficientnet-lite0-57934424.pth; FACES is faces.py's file;
-# OUT is a folder for bodies and logs. Goes on where it was stopped. Adds to benchmarks/routes.csv (probes) and
+# OUT is a folder for bodies and logs. Goes on where it was stopped. Adds to benchmarks/results/routes.csv (probes) and
 # routes_curves.csv (losses and seconds on the way).
 set -euo pipefail
 data=$1 teacher=$2 faces=$3 out=$4; shift 4
-here=$(dirname "$0"); table=$here/../../benchmarks/routes.csv curves=$here/../../benchmarks/routes_curves.csv
+here=$(dirname "$0"); table=$here/../../benchmarks/results/routes.csv curves=$here/../../benchmarks/results/routes_curves.csv
 
 declare -A routes=(                 # what each adds to distil.py's plain recipe
   [pool]='--parts pool'                                   # the teacher's pooled features alone

@@ -63,6 +63,12 @@ def test_too_few_remain(photos):
     for o in (photos/'women').ls()[1:]: o.write_bytes(b'')
     fails('no training photo of women|no validation photo', photos, valid_pct=.9)
 
+@pytest.mark.parametrize('valid_pct', [.05, .2, .5, .9])
+def test_one_photo_a_class(photos, valid_pct):
+    for c in ('men', 'women'):
+        for o in (photos/c).ls()[1:]: o.unlink()
+    fails('one photo or group of photos is not enough. Add photos', photos, valid_pct=valid_pct)
+
 def test_class_only_in_validation(photos):
     (photos/'train').mkdir(); (photos/'valid').mkdir()
     (photos/'men').rename(photos/'train'/'men')
@@ -165,16 +171,16 @@ def test_no_network_for_weights(photos, monkeypatch):
     def refuse(*args, **kwargs): raise socket.gaierror('no network')
     monkeypatch.setattr(socket, 'getaddrinfo', refuse)
     start = time.time()
-    with pytest.raises(ConnectionError, match="weights='portrait' comes with this package.*weights=None to train from scratch"): gender_learner(gender_dls(photos, num_workers=0))
+    with pytest.raises(ConnectionError, match="weights='portrait'.*comes with this package.*weights=None to train from scratch"): gender_learner(gender_dls(photos, num_workers=0))
     assert time.time() - start < 30
 
 def test_silent_network_for_weights(photos, monkeypatch):
     "A server that accepts and never answers does not hang the caller for minutes"
-    from genderres import learner
+    from genderres import networks
     with socket.create_server(('127.0.0.1', 0)) as server:
         monkeypatch.setattr(socket, 'getaddrinfo', lambda *a, **k: [(socket.AF_INET, socket.SOCK_STREAM, 6, '', server.getsockname())])
-        real = learner._connect_timeout
-        monkeypatch.setattr(learner, '_connect_timeout', lambda seconds: real(seconds/20))
+        real = networks._connect_timeout
+        monkeypatch.setattr(networks, '_connect_timeout', lambda seconds: real(seconds/20))
         start = time.time()
         with pytest.raises(ConnectionError, match='could not be downloaded'): gender_learner(gender_dls(photos, num_workers=0))
         assert time.time() - start < 30

@@ -2,7 +2,7 @@
 import shutil
 import numpy as np, pandas as pd, pytest, torch
 from fastai.vision.all import resnet18, set_seed, tensor
-from genderres.calibrate import _needed, choose_threshold, fit_temperature, reliability, risk_coverage
+from genderres.calibrate import choose_threshold, fit_temperature, photos_needed, reliability, risk_coverage, tempered
 from genderres.classifier import GenderClassifier
 from genderres.evaluate import evaluate
 from genderres.data import gender_dls
@@ -28,7 +28,7 @@ def test_certain_everywhere(interp):
     for wrong in (0, 1, len(interp.targs)):
         preds = np.eye(2, dtype=np.float32)[np.r_[1 - interp.targs[:wrong].numpy(), interp.targs[wrong:].numpy()]]
         cal = with_preds(interp, preds).calibrate()
-        assert .05 <= cal.temperature <= 100 and np.isfinite(cal.after.preds).all() and np.isfinite(cal.after.losses).all()
+        assert .05 <= cal.temperature <= 100 and torch.isfinite(cal.after.preds).all() and torch.isfinite(cal.after.losses).all()
         assert np.isfinite(pd.DataFrame({k: cal.facts()[k] for k in ('before', 'after')})).all(axis=None)
         assert (cal.after.decoded == with_preds(interp, preds).decoded).all()
     half = with_preds(interp, np.full((len(interp.targs), 2), .5, np.float32))
@@ -42,6 +42,21 @@ def test_one_class_or_none_or_no_number(interp):
     for bad in (0, 1, -1, 7, np.nan):
         with pytest.raises(ValueError, match='between 0 and 1'): choose_threshold([.9], [True], bad)
     with pytest.raises(ValueError, match='too few'): choose_threshold([], [], .5)
+
+def test_answers_of_several_networks(interp):
+    "Cross-validation has no learner: no check for training photos, but the photos fitted on are still kept apart"
+    crossed = GenderInterpretation.from_answers(interp.preds, interp.targs, interp.dl.items, interp.vocab)
+    cal = crossed.calibrate()
+    assert np.isclose(cal.temperature, interp.calibrate().temperature) and cal.facts()['photos'] == len(interp.targs)
+    with pytest.raises(ValueError, match='were calibrated on'): cal.apply(interp)
+    with interp.learn.no_bar(): train = GenderInterpretation.from_learner(interp.learn, 0)
+    with pytest.raises(ValueError, match='were trained on'): train.calibrate()
+    assert cal.apply(train).learn is interp.learn
+
+def test_very_small_probabilities_keep_their_logits():
+    "The floor of the log loss does not bend what a temperature makes of them"
+    probs = 1/(1 + np.exp([[20., -20.]]))
+    assert np.allclose(tempered(probs, 4), 1/(1 + np.exp([[5., -5.]])), rtol=1e-6)
 
 def test_a_renamed_copy_is_still_the_same_photo(interp, tmp_path):
     cal = interp.calibrate()
@@ -58,7 +73,7 @@ def test_few_photos(n):
 
 @pytest.mark.parametrize('errors,risk', [(0, .01), (3, .01), (0, .5), (20, .001)])
 def test_needed_is_the_fewest(errors, risk):
-    n = _needed(errors, risk)   # with a risk of `risk`, so few errors are seen in at most 5 of 100 cases
+    n = photos_needed(errors, risk)   # with a risk of `risk`, this few errors are seen in at most 5 of 100 cases
     assert binom.cdf(errors, n, risk) <= .05 < binom.cdf(errors, n - 1, risk)
 
 def test_ties_of_coarse_probabilities(interp):
@@ -85,4 +100,4 @@ def test_the_file_keeps_it(interp, tmp_path):
 
 def test_an_old_calibration_is_noticed(interp):
     cal = with_preds(interp, interp.preds.flip(1)).calibrate()
-    with pytest.raises(ValueError, match='trained on after'): interp.learn.to_classifier(interp, calibration=cal)
+    with pytest.raises(ValueError, match='after its answers were kept'): interp.learn.to_classifier(interp, calibration=cal)

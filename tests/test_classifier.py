@@ -1,5 +1,5 @@
 "A classifier's file may come from anybody, its photos from anywhere"
-import json, pickle, subprocess, sys
+import io, json, pickle, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
@@ -28,10 +28,11 @@ def rewrite(file, out, **changes):
     return out
 
 @pytest.mark.parametrize('changes,says', [
-    (dict(format=99), 'pip install --upgrade genderres'), (dict(format='1'), 'does not say which format'), (dict(arch='os.system'), "architecture 'os.system'"),
-    (dict(arch=7), 'arch'), (dict(vocab=['men']), 'vocab'), (dict(vocab='men women'), 'vocab'), (dict(vocab=['a', 'b', 'c']), 'do not fit resnet18 with 3 classes'),
-    (dict(size=[10**9, 10**9]), 'size'), (dict(size=32), 'size'), (dict(mean=[0, 0, float('nan')]), 'mean'), (dict(std=[0, 0, 0]), 'std'), (dict(temperature=0), 'temperature'),
-    (dict(abstain=2), 'abstain'), (dict(trained=None), 'trained'), (dict(arch='resnet34'), 'do not fit resnet34'), (dict(abstain=.5), 'altered')])
+    (dict(format=99), 'pip install --upgrade genderres'), (dict(format='1'), 'does not say which format'),
+    (dict(arch='os.system'), "architecture 'os.system'"), (dict(arch=7), 'arch'), (dict(arch='resnet34'), 'do not fit resnet34'),
+    (dict(vocab=['men']), 'vocab'), (dict(vocab='men women'), 'vocab'), (dict(vocab=['a', 'b', 'c']), 'do not fit resnet18 with 3 classes'),
+    (dict(size=[10**9, 10**9]), 'size'), (dict(size=32), 'size'), (dict(mean=[0, 0, float('nan')]), 'mean'), (dict(std=[0, 0, 0]), 'std'),
+    (dict(temperature=0), 'temperature'), (dict(abstain=2), 'abstain'), (dict(trained=None), 'trained'), (dict(abstain=.5), 'altered')])
 def test_facts_are_checked(untrained, tmp_path, changes, says):
     with pytest.raises(ValueError, match=says) as e: GenderClassifier.load(rewrite(untrained, tmp_path/'b.safetensors', **changes))
     assert 'b.safetensors' in str(e.value)
@@ -107,11 +108,12 @@ def test_awkward_names_survive_in_files(untrained, awkward, tmp_path, ending):
     path, known = awkward
     clf, out = both(untrained)[1], tmp_path/f'a.{ending}'
     counts = predict_to_file(clf, path, out, batch_size=10)
-    read = pd.read_parquet(out) if ending == 'parquet' else pd.read_csv(out, encoding_errors='surrogateescape', keep_default_na=False, na_values={o: [''] for o in clf.vocab},
-                                                                         dtype=dict(file=object), lineterminator='\n')
+    as_written = dict(encoding_errors='surrogateescape', keep_default_na=False, dtype=dict(file=object), lineterminator='\n')
+    read = pd.read_parquet(out) if ending == 'parquet' else pd.read_csv(out, na_values={o: [''] for o in clf.vocab}, **as_written)
     straight = clf.predict(path, batch_size=10)
     want = [o.encode('utf-8', 'backslashreplace').decode() if ending == 'parquet' else o for o in straight.file]
-    assert read.file.tolist() == want and read.label.tolist() == straight.label.tolist() and read.problem.tolist() == straight.problem.tolist()
+    assert read.file.tolist() == want
+    for o in ('label', 'problem'): assert read[o].tolist() == straight[o].tolist()
     assert counts[''] == sum(not o for o in known.values()) and counts.sum() == len(known)
 
 def test_all_kinds_of_input_agree(untrained, photos):
@@ -132,6 +134,82 @@ def test_no_input(untrained, tmp_path):
     assert clf.predict(tmp_path/'bare').problem.tolist() == ['a folder']
     assert [o.name for o in tmp_path.iterdir()] == ['bare']
 
+def test_open_files_are_photos(untrained, photos):
+    files = sorted((photos/'men').iterdir())[:3]
+    for clf in both(untrained):
+        want = clf.predict(files)
+        with open(files[0], 'rb') as f, open(files[1], 'rb') as g:
+            f.read(99)   # the position does not matter
+            many = clf.predict([f, g, io.BytesIO(files[2].read_bytes()), f], batch_size=2)
+            one, again = clf.predict(f), clf.predict(o for o in [f])
+        assert many.file.tolist() == [str(files[0]), str(files[1]), '', str(files[0])] and (many.problem == '').all()
+        assert np.allclose(many[clf.vocab][:3], want[clf.vocab]) and np.allclose(many[clf.vocab][3:], want[clf.vocab][:1])
+        assert len(one) == len(again) == 1 and np.allclose(one[clf.vocab], want[clf.vocab][:1])
+        assert clf.predict([f, files[0]]).problem.tolist() == ['damaged image: I/O operation on closed file', '']
+        with pytest.raises(TypeError, match="mode 'rb'"), open(files[0], encoding='latin1') as f: clf.predict(f)
+
+@pytest.mark.parametrize('wrong', [None, 5, 1.5, object(), [None], [['a.jpg']], ['a.jpg', float('nan')], ({} for _ in range(1))])
+def test_what_is_no_photo(untrained, wrong):
+    clf = both(untrained)[1]
+    with pytest.raises(TypeError, match="is not a photo: pass a path, bytes, a file opened with mode 'rb'"): clf.predict(wrong)
+
+def test_addresses_are_not_fetched(untrained, photos, monkeypatch):
+    monkeypatch.setattr('socket.socket', None)
+    file = next((photos/'men').iterdir())
+    answers = both(untrained)[1].predict(['https://example.org/a.jpg', Path('HTTP://example.org/a.jpg'), 's3://bucket/a.jpg', file])
+    assert answers.problem.tolist() == ['an address: addresses are not fetched']*3 + ['']
+
+def test_names_in_an_array(untrained, photos):
+    clf, files = both(untrained)[1], sorted((photos/'men').iterdir())
+    names = np.array([str(o) for o in files])
+    assert clf.predict(names).file.tolist() == clf.predict(names.astype(object)).file.tolist() == [*names]
+
+slow_run = '''
+import sys, time
+from genderres.predict import OnnxClassifier, predict_to_file
+class Slow(OnnxClassifier):
+    def logits(self, x):
+        time.sleep(.2)
+        return super().logits(x)
+predict_to_file(Slow(sys.argv[1]), sys.argv[2], sys.argv[3], batch_size=2, progress=False)'''
+
+def run_until(lines, clf, photos, out):
+    "A process that writes answers slowly and has written so many lines of its journal"
+    run, part = subprocess.Popen([sys.executable, '-c', slow_run, clf, photos, out]), out.with_name(out.name + '.part')
+    end = time.time() + 60
+    while not part.exists() or part.read_bytes().count(b'\n') < lines:
+        assert run.poll() is None and time.time() < end
+        time.sleep(.01)
+    return run
+
+def test_one_output_one_run_and_no_photo(untrained, photos, tmp_path):
+    "The output is among the photos; a second run is refused, and continues when the first was killed"
+    onnx, out = untrained.with_suffix('.onnx'), photos/'answers.csv'
+    clf = OnnxClassifier(onnx)
+    predict_to_file(clf, photos, tmp_path/'straight.csv', batch_size=2)
+    run = run_until(3, onnx, photos, out)
+    for overwrite in (False, True):
+        with pytest.raises(BlockingIOError, match='another run is writing .*answers.csv.part'):
+            predict_to_file(clf, photos, out, batch_size=2, overwrite=overwrite)
+    assert run.poll() is None
+    run.kill()
+    run.communicate()
+    done = out.with_name('answers.csv.part').read_bytes()
+    with pytest.raises(FileExistsError, match='unfinished work'): predict_to_file(clf, photos, out, batch_size=3)
+    assert out.with_name('answers.csv.part').read_bytes() == done
+    for overwrite in (False, True):   # once more, with the answers of the first call in the folder
+        predict_to_file(clf, photos, out, batch_size=2, overwrite=overwrite)
+        assert out.read_bytes() == (tmp_path/'straight.csv').read_bytes()
+        assert {o.name for o in photos.iterdir()} == {'men', 'women', 'answers.csv'}
+
+def test_listed_output_is_no_photo(untrained, photos, tmp_path):
+    "As a shell expands photos/* in a call that continues"
+    clf, out = both(untrained)[1], photos/'a.csv'
+    out.write_text('file\n')
+    counts = predict_to_file(clf, [photos/'men', out, photos/'a.csv.part'], out, overwrite=True)
+    assert counts.sum() == 10 and '' not in counts
+    with pytest.raises(ValueError, match='no photo was given'): predict_to_file(clf, [out], out, overwrite=True)
+
 def test_vanishing_files(untrained, photos):
     def files():
         for o in sorted(photos.rglob('*.jpg')):
@@ -142,7 +220,8 @@ def test_vanishing_files(untrained, photos):
 
 def test_outputs_that_cannot_be(untrained, photos, tmp_path):
     clf = both(untrained)[1]
-    for out,error,says in [('a.txt', ValueError, 'csv or .parquet'), ('nowhere/a.csv', FileNotFoundError, 'no folder'), ('photos', ValueError, 'csv or'), ('d.csv', IsADirectoryError, 'is a folder')]:
+    for out,error,says in [('a.txt', ValueError, 'csv or .parquet'), ('nowhere/a.csv', FileNotFoundError, 'no folder'),
+                           ('photos', ValueError, 'csv or'), ('d.csv', IsADirectoryError, 'is a folder')]:
         (tmp_path/'d.csv').mkdir(exist_ok=True)
         with pytest.raises(error, match=says): predict_to_file(clf, photos, tmp_path/out)
     (tmp_path/'e.csv').write_text('mine')
@@ -153,8 +232,9 @@ def test_outputs_that_cannot_be(untrained, photos, tmp_path):
 
 def limited(kind, room, code, *args):
     "Run Python `code` after its imports, with `room` bytes more of memory, or files of `room` bytes at most"
-    pre = ('import resource, sys, psutil; from genderres.predict import *; from genderres.classifier import GenderClassifier; clf = GenderClassifier.load(sys.argv[1])\n'
-           if kind == 'AS' else 'import resource, sys; from genderres.predict import *; clf = OnnxClassifier(sys.argv[1])\n')
+    pre = 'import resource, sys; from genderres.predict import *\n' + (
+          'import psutil; from genderres.classifier import GenderClassifier; clf = GenderClassifier.load(sys.argv[1])\n'
+          if kind == 'AS' else 'clf = OnnxClassifier(sys.argv[1])\n')
     now = "psutil.Process().memory_info().vms" if kind == 'AS' else '0'
     lim = f'resource.setrlimit(resource.RLIMIT_{kind}, ({now} + {room},)*2)\n'
     return subprocess.run([sys.executable, '-c', pre + lim + code, *map(str, args)], capture_output=True, text=True)
@@ -164,7 +244,8 @@ def test_too_little_memory_halves_the_batch(untrained, tmp_path):
     "A process with 300 MB to spare, and a batch that needs gigabytes"
     clf, x = GenderClassifier.load(untrained), np.random.default_rng(0).integers(0, 255, (4096, 32, 32, 3), dtype=np.uint8)
     np.save(tmp_path/'x.npy', x)
-    res = limited('AS', 300*10**6, 'import numpy as np; np.save(sys.argv[3], clf.probabilities(np.load(sys.argv[2], mmap_mode="r")))', untrained, tmp_path/'x.npy', tmp_path/'p.npy')
+    code = 'import numpy as np; np.save(sys.argv[3], clf.probabilities(np.load(sys.argv[2], mmap_mode="r")))'
+    res = limited('AS', 300*10**6, code, untrained, tmp_path/'x.npy', tmp_path/'p.npy')
     assert res.returncode == 0, res.stderr
     assert '4096 photos at once do not fit into memory: from here on 2048' in res.stderr
     assert np.allclose(np.load(tmp_path/'p.npy'), clf.probabilities(x), atol=1e-5)

@@ -2,7 +2,7 @@
 import _thread, os, shutil, signal, subprocess, sys, threading, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
-from genderres import data
+from genderres import check
 from genderres.check import check_images, check_summary
 from genderres.data import gender_dls
 from genderres.photos import photos_from_folder
@@ -27,12 +27,13 @@ def test_every_awkward_file_is_accounted_for(corpus, capsys):
     found = {os.path.join(d, f) for d,_,fs in os.walk(path, followlinks=True) for f in fs}
     table = check_images(path)
     assert {*table.file} == found and len(table) == len(found)
-    usable = dict(zip(table.file, table.id != ''))
+    usable = dict(zip(table.file, table.usable))
     assert {k: usable[k] for k in known} == known
-    assert all(table.problem[table.id == '']) and all(table.detail[table.problem != ''])
+    assert all(table.problem[~table.usable]) and all(table.detail[table.odd != ''])
+    assert (table.usable == (table.id != '')).all() and (table.usable == (table.problem == '')).all()
     assert f'{len(found)} files: {sum(usable.values())} can be used, {len(found) - sum(usable.values())} cannot' in capsys.readouterr().out
     dls = gender_dls(path, size=32, bs=8, num_workers=0)
-    assert sum(len(o.dataset) for o in dls.loaders) + (dls.photos.split == 'left out').sum() == len(found)
+    assert sum(len(o.dataset) for o in dls.loaders) + (~dls.photos.usable).sum() == len(found)
     for x,y in dls.valid: assert x.isfinite().all()
     assert snapshot(path/'women') == before and sorted(os.fsencode(o) for o in path.rglob('*')) == links
     assert not (Path.cwd()/'owned').exists()   # what the PostScript program would have made
@@ -41,7 +42,7 @@ def test_every_awkward_file_is_accounted_for(corpus, capsys):
 def test_what_is_odd_about_awkward_files(corpus):
     path, known = corpus
     table = check_images(path, verbose=False)
-    kind = {os.path.relpath(f, path/'men'): p for f,p in zip(table.file, table.problem)}
+    kind = {os.path.relpath(f, path/'men'): p for f,p in zip(table.file, table.odd)}
     for name,word in {'empty.jpg': 'unreadable', 'text.jpg': 'not an image', 'program.jpg': 'not an image', 'bomb.png': 'unreadable',
                       'png.jpg': 'wrong extension', 'one pixel.png': 'tiny', 'wide.png': 'extreme aspect', 'hard link.jpg': 'exact duplicate',
                       'film.jpg': 'not an image', 'half.webp': 'damaged', 'cut 3.jpg': 'not an image'}.items(): assert word in kind[name], (name, kind[name])
@@ -49,13 +50,13 @@ def test_what_is_odd_about_awkward_files(corpus):
 
 def test_a_file_that_vanishes_while_being_read(photos, monkeypatch):
     gone = sorted((photos/'men').iterdir())[:3]
-    real = data.examine
+    real = check.examine
     def examine(file):
         if Path(file) in gone: Path(file).unlink()
         return real(file)
-    monkeypatch.setattr(data, 'examine', examine)
+    monkeypatch.setattr(check, 'examine', examine)
     table = check_images(photos, verbose=False)
-    assert len(table) == 20 and {*table.file[table.id == '']} == {*map(str, gone)} and (table.problem[table.id == ''] == 'unreadable').all()
+    assert len(table) == 20 and {*table.file[~table.usable]} == {*map(str, gone)} and (table.odd[~table.usable] == 'unreadable').all()
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='permissions work differently there')
 def test_no_permission(photos, tmp_path_factory):
@@ -65,8 +66,8 @@ def test_no_permission(photos, tmp_path_factory):
     for o in closed: o.chmod(0o755)
     secret = sorted((photos/'men').iterdir())[0]
     secret.chmod(0)
-    code = ("import os, sys, warnings\nwarnings.simplefilter('ignore')\nfrom genderres.data import check_images\nif os.geteuid() == 0: os.seteuid(65534)\n"
-            "t = check_images(sys.argv[1], verbose=False)\nprint(t.problem[t.id == ''].tolist(), t.detail[t.id == ''].tolist())\n"
+    code = ("import os, sys, warnings\nwarnings.simplefilter('ignore')\nfrom genderres.check import check_images\nif os.geteuid() == 0: os.seteuid(65534)\n"
+            "t = check_images(sys.argv[1], verbose=False)\nprint(t.odd[~t.usable].tolist(), t.detail[~t.usable].tolist())\n"
             "os.seteuid(os.getuid())\nos.chmod(sys.argv[1] + '/women', 0)\nif os.geteuid() == 0: os.seteuid(65534)\n"
             "try: check_images(sys.argv[1])\nexcept PermissionError as e: print('refused', e.filename)")
     try: res = subprocess.run([sys.executable, '-c', code, photos], capture_output=True, text=True)
@@ -90,7 +91,7 @@ who = lambda table: table.file.map(lambda o: Path(o).stem[:3])
 def test_copies_stay_together_and_the_plain_split_tears_them(tmp_path):
     path = planted(tmp_path/'p')
     table = check_images(path, verbose=False)
-    assert table.attrs['copies'] >= 38 and (table.problem == 'near duplicate').sum() >= 38
+    assert table.attrs['copies'] >= 38 and (table.odd == 'near duplicate').sum() >= 38
     for seed in range(5):
         split = split_photos(table, seed=seed)
         assert (split.groupby(who(split).to_numpy()).split.nunique() > 1).sum() <= 2
@@ -102,7 +103,7 @@ def test_a_copy_in_the_source_s_own_split_is_named(tmp_path):
     table = photos_from_folder(planted(tmp_path/'p', 8))
     table = table.assign(split=['valid' if 'copy' in Path(o).name else 'train' for o in table.file])[['file', 'label', 'split']]
     checked = check_images(table, verbose=False)
-    assert checked.problem.str.contains('duplicate across splits').sum() >= 14 and 'tears' in check_summary(checked)
+    assert checked.odd.str.contains('duplicate across splits').sum() >= 14 and 'tears' in check_summary(checked)
     with pytest.warns(UserWarning, match='tears'): dls = gender_dls(table, num_workers=0, size=32)
     assert (dls.photos.split == table.split).all()   # warned about, not changed
 
@@ -160,7 +161,7 @@ def test_saved_split(photos, tmp_path):
 def test_the_check_can_be_interrupted(photos, monkeypatch):
     "What has not begun does not begin"
     seen = []
-    monkeypatch.setattr(data, 'examine', lambda file: (seen.append(file), time.sleep(.02), ({'problem': 'slow'}, None))[2])
+    monkeypatch.setattr(check, 'examine', lambda file: (seen.append(file), time.sleep(.02), ({'problem': 'slow'}, None))[2])
     files = pd.DataFrame(dict(file=[f'{i}.jpg' for i in range(2000)], label='men'))
     old = signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell's background job would not hear it
     threading.Timer(.3, _thread.interrupt_main).start()

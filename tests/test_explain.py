@@ -15,7 +15,8 @@ from PIL import Image
 def test_the_extra_is_named(photos, monkeypatch):
     monkeypatch.setitem(sys.modules, 'captum.attr', None)
     learn = gender_learner(gender_dls(photos, size=32, bs=8, num_workers=0), resnet18, weights=None)
-    with pytest.raises(ImportError, match=r"pip install 'genderres\[explain\]'"): grad_cam(learn, learn.dls.valid.items, [0]*len(learn.dls.valid_ds))
+    items = learn.dls.valid.items
+    with pytest.raises(ImportError, match=r"pip install 'genderres\[explain\]'"): grad_cam(learn, items, [0]*len(items))
 
 def test_lite0_and_shapes(photos):
     "Another body, frozen, with a photo that is not square"
@@ -30,6 +31,12 @@ def test_lite0_and_shapes(photos):
     with learn.no_bar(): interp = GenderInterpretation.from_learner(learn, dl=learn.dls.test_dl(items, with_labels=True))
     assert len([o for o in interp.plot_top_losses_cam(100).axes if o.images]) == 2*len(items)
     assert not learn.model.training
+
+def test_several_networks_explain_nothing(photos):
+    learn = gender_learner(gender_dls(photos, size=32, bs=8, num_workers=0), resnet18, weights=None)
+    with learn.no_bar(): interp = GenderInterpretation.from_learner(learn)
+    interp.learn = None   # as that of `cross_validate`
+    with pytest.raises(ValueError, match='no learner.*cross_validate'): interp.plot_top_losses_cam()
 
 def tiny_set(path, n, paint):
     rng = np.random.default_rng(0)
@@ -54,7 +61,8 @@ def test_persons_stay_together(tmp_path):
         x[:16] = shades.pop()
         return x
     shades = np.random.default_rng(1).integers(0, 255, (20, 1, 3)).repeat(6, 0).tolist()
-    photos = check_photos(tiny_set(tmp_path, 120, paint)).sort_values('file', key=lambda o: [int(Path(f).stem) for f in o], ignore_index=True)
+    photos = check_photos(tiny_set(tmp_path, 120, paint))
+    photos = photos.sort_values('file', key=lambda o: [int(Path(f).stem) for f in o], ignore_index=True)
     photos['label'] = [('a', 'b')[i//6 % 2] for i in range(120)]
     alone, together = shortcuts(photos), shortcuts(photos.assign(group=[f'person {i//6}' for i in range(120)]))
     assert alone.loc['background', 'low'] > .8 and not together.loc['background', 'raises hand']

@@ -2,24 +2,20 @@
 import sys, warnings
 import numpy as np, pandas as pd, pytest, torch
 import sklearn.metrics as skm
-from fastai.data.transforms import CategoryMap
 from fastai.vision.all import resnet18
-from genderres.photos import photos_from_folder
+from scipy.stats import binomtest
+from genderres.calibrate import calibration_scores
 from genderres.experiment import cross_validate
 from genderres.groups import plot_groups
 from genderres.interpret import GenderInterpretation
-from genderres.stats import ece_interval, effective_n, probability_scores, resample, wilson
+from genderres.photos import photos_from_folder
+from genderres.stats import calibration_error, ece_by_chance, ece_interval, effective_n, log_losses, probability_scores, resample, simulate_answers, wilson
 from genderres.learner import gender_learner
-
-class Photos:
-    "Stands in for a `DataLoader`"
-    def __init__(self, vocab, items): self.vocab, self.items = CategoryMap(vocab, sort=False), items
 
 def answers(probs, targs, vocab=('men', 'women'), **columns):
     "An interpretation of photos that do not exist"
-    probs, targs = torch.tensor(np.asarray(probs, np.float32)), torch.tensor(targs).long()
     items = pd.DataFrame(dict(file=[f'{i:05}.jpg' for i in range(len(targs))], **columns))
-    return GenderInterpretation(None, Photos(vocab, items), -probs[range(len(targs)), targs].log(), None, probs, targs)
+    return GenderInterpretation.from_answers(np.asarray(probs, np.float32), targs, items, vocab)
 
 def binary(rng, n, right=.9, p=.9):
     targs = rng.integers(0, 2, n)
@@ -101,13 +97,76 @@ def test_intervals_hold_what_they_promise(rng):
     assert hit['groups'] >= 89 and hit['loss'] >= 85 and hit['photos'] < 80, hit
 
 def test_calibration_error_of_a_calibrated_network_may_be_zero(rng):
-    hit = 0
+    hit, alone = 0, np.arange(400)
     for i in range(40):
-        p = 1/(1 + np.exp(-1.5*rng.normal(size=400)))
-        probs, t = np.c_[1-p, p], (rng.random(400) < p).astype(int)
+        probs, t = simulate_answers(400, seed=i)
         stat = probability_scores(probs, t)
-        hit += ece_interval(probs, stat(np.ones(400))[3], resample(stat, np.arange(400), 200)[:,3], np.arange(400))[0] == 0
+        hit += ece_interval(stat(np.ones(400))[3], resample(stat, alone, 200)[:,3], ece_by_chance(probs.max(1), alone))[0] == 0
     assert hit >= 34
+
+@pytest.mark.parametrize('group', [None, np.arange(400)//4])
+@pytest.mark.parametrize('scale', [1, 3])
+def test_one_log_loss_and_one_calibration_error(group, scale):
+    "The report and the calibration say the same about the same answers, certain and wrong ones among them"
+    probs, targs = simulate_answers(400, scale=scale)
+    probs[0] = np.eye(2)[1 - targs[0]]   # certain and wrong
+    interp = answers(probs, targs, **({} if group is None else dict(group=group.astype(str))))
+    rep, scores = interp.report(), calibration_scores(interp.preds, interp.targs, interp.group)
+    assert np.allclose(rep.table.value[['log loss', 'calibration error']].astype(float), scores[['loss', 'calibration error']], atol=1e-12)
+    assert np.isclose(scores['loss'], skm.log_loss(targs, np.float32(probs))) and np.isclose(scores['largest loss'], -np.log(np.finfo(np.float32).eps))
+    assert np.isclose(log_losses(interp.preds, targs).mean(), scores['loss'])
+    noted = f"calibration error of up to {scores['by chance']:.3f} here by chance" in str(rep)
+    assert noted == (scores['calibration error'] <= scores['by chance']) == (scale == 1)
+    assert noted == (rep.table.low['calibration error'] == 0)
+
+def test_chance_is_drawn_by_group():
+    probs, targs = simulate_answers(400)
+    alone, people = (calibration_scores(probs, targs, o)['by chance'] for o in (None, np.arange(400)//20))
+    assert people > 1.5*alone
+
+def test_calibration_error_by_hand(rng):
+    probs, targs = simulate_answers(300, 3)
+    sure, right = probs.max(1), probs.argmax(1) == targs
+    edges = np.arange(16)/15
+    parts = [(edges[i] <= sure) & (sure < edges[i+1]) for i in range(15)]
+    by_hand = sum(abs(sure[o].mean() - right[o].mean())*o.mean() for o in parts if o.any())
+    assert np.isclose(calibration_error(sure, right), by_hand)
+
+def test_wilson_of_a_fractional_number():
+    assert np.allclose(wilson(90, 100, effective=33.7), (.9, .755, .963), atol=5e-4)
+    assert np.allclose(wilson(588, 657), (.895, .869, .916), atol=5e-4)
+    for right,n in ((0, 1), (0, 30), (30, 30), (1, 2)):
+        share, low, high = wilson(right, n, n/3)
+        assert 0 <= low <= share <= high <= 1
+        assert np.allclose(wilson(right, n)[1:], binomtest(right, n).proportion_ci(method='wilson'))
+
+def test_without_a_learner(tmp_path, photos, quiet, rng):
+    "Answers of several networks: everything works but running a network, which is refused"
+    table = photos_from_folder(photos)
+    probs, targs = binary(rng, len(table), .5)
+    interp = GenderInterpretation.from_answers(probs, targs, table, ['men', 'women'])
+    assert interp.learn is None and [*interp.vocab] == ['men', 'women'] and interp.dl.items.file.tolist() == table.file.tolist()
+    bare = GenderInterpretation(None, interp.dl, interp.losses, None, interp.preds, interp.targs)
+    for o in (interp, bare):
+        o.report(); o.compare(interp); o.to_df(); o.scores(); o.print_classification_report()
+        o.plot_confusion_matrix(); o.plot_top_losses(4); o.plot_reliability(); o.plot_risk_coverage()
+        assert o.most_confused() == interp.most_confused() and len(o.by_group(['a', 'b']*10).table) == 6
+        assert o.calibrate().temperature > 0
+        for run in (lambda: o[0], lambda: o.show_results([0])):
+            with pytest.raises(ValueError, match='no learner'): run()
+    with pytest.raises(ValueError, match='give one each'): GenderInterpretation.from_answers(probs, targs, table[1:], ['men', 'women'])
+
+def test_beside():
+    rep = answers(*simulate_answers(50)).report(beside={'the paper': (588, 657)})
+    assert rep.table.n['the paper'] == 657 and np.isclose(rep.table.low['the paper'], .869, atol=5e-4)
+    assert 'the paper' not in answers(*simulate_answers(50)).report().table.index
+
+def test_top_losses_honours_figsize(photos):
+    table = photos_from_folder(photos)
+    interp = GenderInterpretation.from_answers(*simulate_answers(len(table)), table, ['men', 'women'])
+    fig = interp.plot_top_losses(5, ncols=5, figsize=(9, 2))
+    assert [*fig.get_size_inches()] == [9, 2] and len([o for o in fig.axes if o.images]) == 5
+    assert len([o for o in interp.plot_top_losses(100).axes if o.images]) == len(table)
 
 def test_compare_holds_what_it_promises(rng):
     "The interval for the difference of two networks, and how often equal ones are told apart"
@@ -135,7 +194,7 @@ def test_compare_in_any_order(rng):
     probs, targs = binary(rng, 60)
     a, b = answers(probs, targs), answers(binary(rng, 60)[0], targs)
     order = rng.permutation(60)
-    mixed = GenderInterpretation(None, Photos(('men', 'women'), b.dl.items.iloc[order]), b.losses[order], None, b.preds[order], b.targs[order])
+    mixed = GenderInterpretation.from_answers(b.preds[order], b.targs[order], b.dl.items.iloc[order], ['men', 'women'])
     assert a.compare(b) == a.compare(mixed)
 
 def test_by_group_is_named_extra(rng, monkeypatch):
@@ -143,7 +202,7 @@ def test_by_group_is_named_extra(rng, monkeypatch):
     with pytest.raises(ImportError, match=r"pip install 'genderres\[fairness\]'"): answers(*binary(rng, 20)).by_group(['a', 'b']*10)
 
 def test_odd_groups(quiet, rng):
-    "Missing values, a group of one, one group, a class that a group has not got"
+    "Missing values, a group of one, one group, a class without photos in a group"
     interp = answers(*binary(rng, 100))
     values = ['a']*60 + ['']*3 + [None]*3 + [np.nan]*3 + ['b']*30 + ['alone']
     rep = interp.by_group(values)

@@ -1,5 +1,6 @@
 "The drawn set is no give-away: colour says next to nothing, a small picture a little, a residual network on the portrait weights most"
-import numpy as np, pandas as pd, pytest
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np, pytest
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
@@ -24,3 +25,12 @@ def test_pixels_stay_below_four_epochs(portraits):
     interp = run_experiment(gender_dls(portraits, size=96), weights='portrait', rapid=True)
     net, pixels = interp.scores().loc['accuracy'], linear(portraits, 16)
     assert pixels < net.low, f'16×16 pixels reach {pixels:.3f}; the network {net.share:.3f} ({net.low:.3f} to {net.high:.3f})'
+
+def test_drawn_by_two_at_once(tmp_path):
+    "Both finish the same set; neither takes the other's unfinished files for foreign ones, and nothing else is left"
+    with ThreadPoolExecutor(2) as ex: list(ex.map(lambda _: sample_portraits(tmp_path/'both', n=40, size=32), range(2)))
+    alone = sample_portraits(tmp_path/'alone', n=40, size=32)
+    files = {o.relative_to(alone): o.read_bytes() for o in alone.rglob('*') if o.is_file()}
+    assert len(files) == 40
+    assert {o.relative_to(tmp_path/'both'): o.read_bytes() for o in (tmp_path/'both').rglob('*') if o.is_file()} == files
+    assert not [*(tmp_path/'both').rglob('.*')]

@@ -1,5 +1,5 @@
 "What is made from the notebooks is up to date, and the package builds and imports"
-import configparser, json, os, re, shutil, subprocess, sys, zipfile
+import ast, configparser, json, os, re, shutil, subprocess, sys, zipfile
 from pathlib import Path
 import pytest
 
@@ -38,6 +38,50 @@ def test_stored_outputs_hold_no_errors_and_no_paths():
             for out in cell.get('outputs', []):
                 assert out['output_type'] != 'error', nb.name
                 assert not re.search(r'site-packages|/(home|root|Users)/', json.dumps(out)), f'{nb.name}: a path of this machine in an output'
+
+def code_cells(notebook):
+    "The sources of a notebook's code cells, without lines that only IPython understands"
+    for cell in json.loads(notebook.read_text(encoding='utf-8'))['cells']:
+        if cell['cell_type'] != 'code': continue
+        source = ''.join(cell['source'])
+        if not source.startswith('%%'): yield re.sub(r'^(\s*)(?:\w+ *= *)?[%!].*$', r'\1pass', source, flags=re.M)
+
+def tree(file): return ast.parse('\n'.join(code_cells(file)) if file.suffix == '.ipynb' else file.read_text(encoding='utf-8'))
+
+def imports(file):
+    "(module, name) of each import from this package, with the line; the name is '' where a whole module is imported"
+    for o in ast.walk(tree(file)):
+        if isinstance(o, ast.Import):
+            yield from ((a.name.partition('.')[2], '', o.lineno) for a in o.names if a.name.split('.')[0] == 'genderres')
+        elif isinstance(o, ast.ImportFrom) and (o.level or (o.module or '').split('.')[0] == 'genderres'):
+            module = o.module or '' if o.level else o.module.partition('.')[2]
+            yield from ((module, a.name, o.lineno) if module else (a.name, '', o.lineno) for a in o.names)
+
+def module_of(notebook):
+    "The module that a notebook exports"
+    found = [m[1] for o in code_cells(notebook) if (m := re.search(r'^#\| *default_exp +(\w+)', o, flags=re.M))]
+    assert len(found) == 1, f'{notebook.name}: {len(found)} cells with `#| default_exp`'
+    return found[0]
+
+numbered = sorted((root/'nbs').glob('[0-9]*.ipynb'))
+
+def test_no_notebook_imports_a_higher_number():
+    number = {module_of(o): int(o.name.split('_')[0]) for o in numbered}
+    assert len({*number.values()}) == len(number), 'two notebooks have one number'
+    number['all'] = max(number.get(o, 0) for o,_,_ in imports(root/'genderres'/'all.py'))
+    bad = [f'{nb.name} imports genderres.{module}' for nb in numbered for module,_,_ in imports(nb)
+           if module in number and number[module] >= int(nb.name.split('_')[0])]
+    assert not bad, '\n'.join(sorted({*bad}))
+
+def test_no_private_name_is_imported():
+    bad = []
+    for pattern in ('nbs/**/*.ipynb', 'genderres/*.py', 'benchmarks/*.py', 'pretrain/*.py', 'tests/*.py'):
+        for file in sorted(root.glob(pattern)):
+            if '.ipynb_checkpoints' in file.parts: continue
+            found = [o for o in imports(file) if re.match('_(?!_)', o[1])]
+            own = pattern.startswith('tests') and len({o[0] for o in found}) == 1   # a test may look into the one module that it tests
+            if not own: bad += [f'{file.relative_to(root).as_posix()}:{line}: {module}.{name}' for module,name,line in found]
+    assert not bad, '\n'.join(bad)
 
 def test_one_name():
     ini = configparser.ConfigParser()

@@ -1,13 +1,12 @@
 "Rapid training: bad input, interrupts, and what must go on working afterwards"
-import multiprocessing, os, subprocess, sys
+import multiprocessing, os, random, subprocess, sys, time, warnings
 from pathlib import Path
-import numpy as np, pytest, torch
+import numpy as np, pandas as pd, pytest, torch
 from fastai.vision.all import Callback, EarlyStoppingCallback, ImageDataLoaders, Resize, SaveModelCallback, resnet18, set_seed
 from safetensors.torch import save_file
-from genderres import rapid
+from genderres import cache as cache_module, features, precision
 from genderres.data import PILPhoto, gender_dls
 from genderres.learner import gender_learner
-from genderres.portraits import sample_portraits
 from genderres.cache import PhotoCache, cache_photos, clear_cache
 from genderres.features import GrowSize
 from genderres.precision import fastest_precision
@@ -90,10 +89,10 @@ def test_an_interrupt_leaves_the_learner_whole(quiet, frozen, error):
 
 def test_more_views_than_memory(quiet, monkeypatch):
     learn = quiet(views=10)
-    monkeypatch.setattr(rapid, '_memory_left', lambda: 4*1024*len(learn.dls.train_ds)*7)
-    monkeypatch.setattr(rapid, '_views_dl', lambda *args: pytest.fail('the work has started'))
+    monkeypatch.setattr(features, 'memory_left', lambda: 4*1024*len(learn.dls.train_ds)*7)
+    monkeypatch.setattr(features, 'progress_bar', lambda *args, **kwargs: pytest.fail('the work has started'))
     with pytest.raises(ValueError, match='views=10 .* views=5 fits'): learn.fit_one_cycle(1)
-    monkeypatch.setattr(rapid, '_memory_left', lambda: 0)
+    monkeypatch.setattr(features, 'memory_left', lambda: 0)
     with pytest.raises(ValueError, match='not even one fits'): learn.fit_one_cycle(1)
     with pytest.raises(ValueError, match='views=0'): learn.to_rapid(0)
 
@@ -122,17 +121,15 @@ def test_same_seed_same_result(quiet):
     assert runs[0] == runs[1]
 
 def test_precision_by_a_margin(monkeypatch):
-    net = torch.nn.Conv2d(3, 3, 3)
+    net, sizes = torch.nn.Conv2d(3, 3, 3), iter(range(1, 9))   # another size is measured again
     def found(*seconds):
         layouts = [torch.channels_last, torch.contiguous_format]*2
-        table = rapid.pd.DataFrame(dict(precision=[torch.float32]*2 + [torch.bfloat16]*2, layout=layouts, seconds=seconds))
-        monkeypatch.setattr(rapid, 'measure_precision', lambda *args: table)
-        rapid._measured.clear()
-        return fastest_precision(net)
+        table = pd.DataFrame(dict(precision=[torch.float32]*2 + [torch.bfloat16]*2, layout=layouts, seconds=seconds))
+        monkeypatch.setattr(precision, 'measure_precision', lambda *args: table)
+        return fastest_precision(net, next(sizes))
     assert found(1, .9, .8, .9) == (torch.float32, torch.channels_last)
     assert found(1, .9, .3, .9) == (torch.bfloat16, torch.channels_last)
     assert found(1, .2, 9, 9) == (torch.float32, torch.contiguous_format)
-    rapid._measured.clear()
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
@@ -182,7 +179,7 @@ def test_cache_that_cannot_be_written(files, tmp_path, monkeypatch):
     assert len(said) == 1
     cache = PhotoCache(tmp_path/'full')
     def no_space(*args): raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(rapid.os, 'replace', no_space)
+    monkeypatch.setattr(cache_module.os, 'replace', no_space)
     with pytest.warns(UserWarning, match='No space left on device') as said: assert same(read(cache, files), want)
     assert len(said) == 1 and list((tmp_path/'full').iterdir()) == []
 
@@ -209,16 +206,37 @@ def test_two_runs_share_a_cache(files, tmp_path):
     assert a == b[::-1] == [int(np.asarray(PILPhoto.create(o)).sum()) for o in files]
     assert len(list((tmp_path/'c').iterdir())) == len({o.read_bytes() for o in files})
 
+def _read_for_a_while(folder, files, seed, seconds):
+    "Read in random order into a cache of four photos, of which none counts as used, and empty it now and then"
+    rng, end = random.Random(seed), time.time() + seconds
+    cache = PhotoCache(folder, max_bytes=4*(3*64*64 + 16))
+    cache.opened += 3600
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')   # the cache is never full, damaged or given up
+        while time.time() < end:
+            file = rng.choice(files)
+            assert np.array_equal(np.asarray(cache.read(file)), np.asarray(PILPhoto.create(file)))
+            if rng.random() < .02: clear_cache(folder)
+    assert cache.writes
+
+@pytest.mark.skipif('fork' not in multiprocessing.get_all_start_methods(), reason='needs fork, for the sake of time')
+def test_processes_that_empty_one_cache(files, tmp_path):
+    processes = [multiprocessing.get_context('fork').Process(target=_read_for_a_while, args=(tmp_path/'c', files, i, 3)) for i in range(6)]
+    for o in processes: o.start()
+    for o in processes: o.join(60)
+    assert [o.exitcode for o in processes] == [0]*6
+    assert sum(o.stat().st_size for o in (tmp_path/'c').iterdir()) <= (4 + 6)*(3*64*64 + 16)   # each may write one too many
+
 def test_interrupted_while_caching(files, tmp_path, monkeypatch):
-    cache, decode, done = PhotoCache(tmp_path/'c'), rapid._decode, []
+    cache, decode, done = PhotoCache(tmp_path/'c'), cache_module.decode_photo, []
     def stop(*args):
         if len(done) == 7: raise KeyboardInterrupt
         done.append(1)
         return decode(*args)
-    monkeypatch.setattr(rapid, '_decode', stop)
+    monkeypatch.setattr(cache_module, 'decode_photo', stop)
     with pytest.raises(KeyboardInterrupt): read(cache, files)
     done.clear()
-    monkeypatch.setattr(rapid, '_decode', lambda *args: done.append(1) or decode(*args))
+    monkeypatch.setattr(cache_module, 'decode_photo', lambda *args: done.append(1) or decode(*args))
     read(PhotoCache(tmp_path/'c'), files)
     assert len(done) == len(files) - 7
 
@@ -242,3 +260,7 @@ def test_other_data_are_refused(quiet, photos):
 
 def test_importing_the_package_is_light():
     subprocess.run([sys.executable, '-c', 'import genderres, sys; assert "torch" not in sys.modules and "fastai" not in sys.modules'], check=True)
+
+def test_importing_everything_says_nothing():
+    "fastai's use of torch.jit.script is no concern of the user"
+    assert subprocess.run([sys.executable, '-c', 'import genderres.all'], capture_output=True, text=True, check=True).stderr == ''

@@ -2,8 +2,6 @@
 import sys
 import numpy as np, pytest
 from genderres.data import gender_dls
-from genderres.photos import photos_from_folder
-from genderres.portraits import draw_portrait
 from genderres.review import review_labels, show_review
 from PIL import Image
 
@@ -14,7 +12,8 @@ def test_turned_labels_are_found(tmp_path):
         c = ('dark', 'light')[i % 2]
         folder = tmp_path/(c if i >= 6 else ('dark', 'light')[1 - i % 2])
         folder.mkdir(exist_ok=True)
-        Image.fromarray(np.clip((60 if c == 'dark' else 190) + rng.normal(0, 30, (40, 40, 3)), 0, 255).astype(np.uint8)).save(folder/f'{i:03}.png')
+        x = (60 if c == 'dark' else 190) + rng.normal(0, 30, (40, 40, 3))
+        Image.fromarray(np.clip(x, 0, 255).astype(np.uint8)).save(folder/f'{i:03}.png')
     dls = gender_dls(tmp_path, size=32, bs=16, num_workers=0)
     found = review_labels(dls)
     assert {o[-7:-4] for o in found.file} == {f'{i:03}' for i in range(6)}

@@ -9,7 +9,7 @@ from genderres.export import compare
 from genderres.data import gender_dls
 from genderres.learner import gender_learner
 from genderres.networks import plain34
-from genderres.predict import OnnxClassifier, check_facts
+from genderres.predict import OnnxClassifier
 
 @pytest.fixture
 def dls(photos): return gender_dls(photos, size=32, bs=8, num_workers=0)

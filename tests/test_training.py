@@ -1,5 +1,5 @@
 "The demo and the learning-rate search, as a user meets them"
-import numpy as np, pandas as pd, pytest, torch
+import pandas as pd, pytest, torch
 from fastai.learner import Learner
 from torchvision.models import resnet18
 from genderres.data import gender_dls

@@ -1,6 +1,6 @@
 """Train `portrait`: a ResNet34 body and a head for men and women, from FairFace crops and two small sets of photos
 
-    python pretrain/train.py --data DATA --out checkpoints/portrait --start BODY.safetensors --views 600000
+    python pretrain/ready/train.py --data DATA --out checkpoints/portrait --start BODY.safetensors --views 600000
 
 DATA holds `fairface/` (unzipped: train/, test/, labels.csv), `congress/` and `wild/`. Ctrl-C or a kill stops the run;
 the same command goes on from the last checkpoint. `--demo` trains on drawn portraits for about two minutes instead.
@@ -10,12 +10,11 @@ The rate stays constant after a short warm-up and falls to zero over the last th
 prolonged, with a larger `--views`, as long as the rate has not begun to fall. Sizes grow with the share of views seen.
 A view depends on the seed and its number alone.
 """
-import argparse, io, json, math, os, signal, time, zlib
+import argparse, io, math, os, signal, time, zlib
 from pathlib import Path
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from PIL import Image, ImageEnhance
 from safetensors.torch import load_file, save_file
-from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models import resnet34
@@ -156,13 +155,16 @@ def right(net, photos, images, size, fp32): # Share of right answers for each cl
     ok = np.concatenate(ok) == y
     return [float(ok[y == c].mean()) for c in range(len(VOCAB))]
 
-def network(start): # A ResNet34 for two classes
-    "Random weights, or the body in `start` with a new head"
+def network(
+    start,      # Safetensors file of a ResNet34, or None for random weights
+    head=False  # Use the head in the file too?
+): # A ResNet34 for two classes
+    "Random weights, or the body in `start` with a new head or its own"
     net = resnet34(weights=None, num_classes=len(VOCAB))
     if start:
-        state = {k: v.float() if v.is_floating_point() else v for k,v in load_file(start).items() if not k.startswith('fc.')}
+        state = {k: v.float() if v.is_floating_point() else v for k,v in load_file(start).items() if head or not k.startswith('fc.')}
         missing, unknown = net.load_state_dict(state, strict=False)
-        if unknown or {*missing} - {'fc.weight', 'fc.bias'}: raise ValueError(f"{start} is no ResNet34: {unknown or missing}")
+        if unknown or {*missing} - ({*()} if head else {'fc.weight', 'fc.bias'}): raise ValueError(f"{start} is no ResNet34: {unknown or missing}")
     return net.to(memory_format=torch.channels_last)
 
 def optimiser(net, lr, wd): # Weights that are matrices decay, the others do not
