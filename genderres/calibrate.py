@@ -137,6 +137,8 @@ def _content_ids(interp):
     "The hash of each photo's file, as in the column `id`"
     items = interp.dl.items
     if 'id' in items: return items['id'].tolist()
+    if lost := [str(o) for o in items['file'] if not Path(o).is_file()]:
+        raise FileNotFoundError(f"calibrate needs a column `id`, or the files: there is no {lost[0]} ({len(lost)} of {len(items)})")
     return [hashlib.sha256(Path(o).read_bytes()).hexdigest()[:16] for o in items['file']]
 
 # %% ../nbs/23_calibrate.ipynb #13911d89

@@ -266,7 +266,7 @@ def predict(model: Model,
     abstain: Annotated[float, typer.Option(min=0, max=1,
         help="Below this probability the answer is 'unsure'; default: what the classifier says.")] = None,
     rapid: Annotated[bool, typer.Option('--rapid',
-        help="In half precision, and compiled, where that is faster on this machine; probabilities may differ in the third digit.")] = False,
+        help="In half precision, and compiled, where that is faster on this machine; probabilities may differ by a hundredth or two.")] = False,
     batch_size: Batch = 64, device: Device = None, overwrite: Overwrite = False, as_json: Json = False):
     "Classify photos: a row for each, with the reason where one cannot be read."
     from genderres.photos import presented
@@ -291,7 +291,7 @@ def _export_text(data):
 
 # %% ../nbs/50_cli.ipynb #ff8be7e4
 @_verb('genderres export mine.safetensors -o mine.onnx --photos photos')
-def export(model: Model,
+def export(model: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Classifier: a .safetensors file.")],
     output: Annotated[Path, typer.Option('-o', '--output', help="File to write, .onnx.")],
     photos: Annotated[Path, typer.Option(exists=True, help="Photos to compare the two forms on; default: 32 drawn portraits.")] = None,
     int8: Annotated[bool, typer.Option('--int8',
@@ -299,6 +299,7 @@ def export(model: Model,
              "it was trained on.")] = False,
     overwrite: Overwrite = False, as_json: Json = False):
     "Write a classifier as ONNX, for use without PyTorch, and compare its answers."
+    if model.suffix.lower() == '.onnx': raise typer.BadParameter(f"{model} is ONNX already: export the .safetensors file that it was made from")
     _check_output(output, overwrite, '.onnx')
     if int8 and not photos: raise typer.BadParameter('--int8 needs --photos: the labelled photos that the classifier was trained on')
     import numpy as np

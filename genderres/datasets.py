@@ -8,17 +8,11 @@ Docs: https://genderres.github.io/genderres/datasets.html.md"""
 __all__ = ['portraits_at', 'tables_at', 'kaggle_photos', 'congress_portraits']
 
 # %% ../nbs/41_datasets.ipynb #4807fc9e
-import io, re, time
-from concurrent.futures import ThreadPoolExecutor
+import io, re, time, pandas as pd, requests, urllib3
 from pathlib import Path
-import pandas as pd, requests
 from fastai.data.external import fastai_path
-from fastcore.basics import chunked
 from fastprogress.fastprogress import progress_bar
-from requests.adapters import HTTPAdapter
-from urllib3.exceptions import HTTPError
-from urllib3.util import Retry
-from .files import need, write_whole
+from .files import in_threads, need, write_whole
 from .reader import PhotoProblem, hidden, image_problem, read_photo
 from .photos import presented
 
@@ -40,115 +34,60 @@ def kaggle_photos(
 def _session():
     "A session that tries again where that may help"
     session = requests.Session()
-    retry = Retry(total=3, backoff_factor=.5, status_forcelist=[429, 500, 502, 503, 504], raise_on_status=False, retry_after_max=30)
-    for o in ('http://', 'https://'): session.mount(o, HTTPAdapter(max_retries=retry))
-    session.headers.update({'User-Agent': 'genderres', 'Accept-Encoding': 'identity'})
+    retry = urllib3.Retry(3, backoff_factor=.5, status_forcelist=[429, 500, 502, 503, 504], raise_on_status=False, retry_after_max=30)
+    for o in ('http://', 'https://'): session.mount(o, requests.adapters.HTTPAdapter(pool_maxsize=16, max_retries=retry))
     return session
 
 # %% ../nbs/41_datasets.ipynb #1e42431d
-def _download(
-    session, # From `_session`
-    url, # Web address
-    most, # Largest body, in bytes
-    limit=60 # Most seconds for the body
-):
-    "The body at `url`, or a `ConnectionError` with the reason in a few words"
+def _download(session, url, most=20e6, limit=60):
+    "The body at `url`, of up to `most` bytes and `limit` seconds, or a `ConnectionError` with the reason in a few words"
     try:
-        with session.get(url, stream=True, timeout=10) as r:
+        with session.get(url, stream=True, timeout=10, headers={'Accept-Encoding': 'identity'}) as r:
             if r.status_code != 200: raise ConnectionError(f'HTTP {r.status_code}')
             end, data = time.monotonic() + limit, bytearray()
             while piece := r.raw.read1(1 << 16):
                 data += piece
-                if len(data) > most: raise ConnectionError(f'more than {most/1e6:g} MB')
-                if time.monotonic() > end: raise ConnectionError('too slow')
+                if len(data) > most or time.monotonic() > end: raise ConnectionError('too large or too slow')
             return bytes(data)
-    except requests.TooManyRedirects as e: raise ConnectionError('too many redirects') from e
-    except requests.RequestException as e: raise ConnectionError('no answer') from e
-    except HTTPError as e: raise ConnectionError('the connection broke') from e
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as e: raise ConnectionError(f'no answer ({type(e).__name__})') from e
 
 # %% ../nbs/41_datasets.ipynb #ae32c7a5
 def _fetch_photo(session, url, file):
     "Download `url` to `file`; return the problem, '' if there is none"
-    try:
-        data = _download(session, url, most=20e6)
-        read_photo(data)
-    except (ConnectionError, PhotoProblem) as e: return 'no portrait (404)' if str(e) == 'HTTP 404' else str(e)[:200]
+    try: read_photo(data := _download(session, url))
+    except (ConnectionError, PhotoProblem) as e: return str(e)[:200]
     with write_whole(file, overwrite=True) as part: part.write_bytes(data)
     return ''
 
 # %% ../nbs/41_datasets.ipynb #a80a3bb8
-_columns = dict(bioguide_id='person', gender='label', birthday='born', type='type', party='party')
-
-def _read_members(data, url):
-    "The wanted columns of a table of members, as text"
-    try: df = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False, index_col=False)
-    except ValueError: df = pd.DataFrame()
-    if missing := [o for o in _columns if o not in df.columns]:
-        raise ValueError(f"{url} is not a table of members: it has no column {', '.join(missing)}. "
-                         "Open it in a browser to see what it is")
-    return df[[*_columns]].rename(columns=_columns)
-
-# %% ../nbs/41_datasets.ipynb #8f53dd5b
-def _with_files(members):
-    "Each of the `members` once, with the `file` and the `problem` of each"
-    df = members.drop_duplicates('person', ignore_index=True)
-    proper = pd.Series([bool(re.fullmatch('[A-Z][0-9]{6}', o)) for o in df.person], dtype=bool)
-    label = df.label.map(dict(M='men', F='women')).fillna('')
-    problem = label.map(lambda o: '' if o else 'no label').where(proper, 'odd id')
-    file = (label + '/' + df.person + '.jpg').where(problem == '', '')
-    return df.assign(file=file, label=label, problem=problem)[['file', 'label', 'person', 'born', 'type', 'party', 'problem']].astype(object)
-
-# %% ../nbs/41_datasets.ipynb #a0276df4
 portraits_at = 'https://unitedstates.github.io/images/congress/225x275'   # Folder of the portraits, `<id>.jpg`
 tables_at = 'https://unitedstates.github.io/congress-legislators'         # Folder of the tables of members
+_columns = dict(gender='label', bioguide_id='person', birthday='born', type='type', party='party')
 
+def _read_members(session, url):
+    "The wanted columns of a table of members, as text"
+    try: return pd.read_csv(io.BytesIO(_download(session, url)), dtype=str, keep_default_na=False, usecols=[*_columns])
+    except (ConnectionError, ValueError) as e: raise ConnectionError(f"{url} gives no table of members: {e}. Check the network") from e
+
+# %% ../nbs/41_datasets.ipynb #8f53dd5b
 def _listed(session):
-    "Everyone in the two tables of members, those who serve today first"
-    tables = []
-    for url in (f'{tables_at}/legislators-{o}.csv' for o in ('current', 'historical')):
-        try: tables.append(_read_members(_download(session, url, most=100e6), url))
-        except ConnectionError as e:
-            raise ConnectionError(f"{url} cannot be downloaded: {e}. Check the network; or download photos in a browser, "
-                                  "put them into folders men and women, and give the folder above to `gender_dls`") from e
-    return _with_files(pd.concat(tables, ignore_index=True))
-
-# %% ../nbs/41_datasets.ipynb #e10be97d
-def _read_labels(file):
-    "The labels of earlier calls"
-    columns = ['file', 'label', 'person', 'born', 'type', 'party']
-    if not file.exists(): return pd.DataFrame(columns=columns)
-    try: df = pd.read_csv(file, dtype=str, keep_default_na=False)
-    except ValueError: df = pd.DataFrame()
-    if list(df.columns) != columns: raise FileExistsError(f"{file} does not come from this download: choose another folder")
-    return df
-
-# %% ../nbs/41_datasets.ipynb #1c68cbfd
-def _write_labels(dest, people, before):
-    "Write `labels.csv` for the photos that are in `dest`"
-    rows = pd.concat([before[~before.person.isin(people.person)], people[people.file != '']])[before.columns]
-    rows = rows[[(dest/o).is_file() for o in rows.file]]
-    if not len(rows): return
-    with write_whole(dest/'labels.csv', overwrite=True) as part: rows.to_csv(part, index=False, lineterminator='\n')
+    "Everyone in the two tables once, those who serve today first, with the `file` and the `problem` of each"
+    df = pd.concat([_read_members(session, f'{tables_at}/legislators-{o}.csv') for o in ('current', 'historical')])
+    df = df[[*_columns]].rename(columns=_columns).drop_duplicates('person', ignore_index=True)
+    df['label'] = df.label.map(dict(M='men', F='women')).fillna('')
+    df.insert(0, 'file', [f'{l}/{p}.jpg' if l and re.fullmatch('[A-Z][0-9]{6}', p) else '' for l,p in zip(df.label, df.person)])
+    return df.assign(problem=['' if o else 'no label or an odd id' for o in df.file])
 
 # %% ../nbs/41_datasets.ipynb #0f7c54b0
-def _fetch_photos(
-    session, # From `_session`
-    people, # From `_listed`; their `problem` is filled in
-    todo, # Row positions of those to download
-    dest, # Folder
-    progress # Show a bar?
-):
-    "Download the portraits of the `people` at `todo`"
-    urls, files = [f'{portraits_at}/{o}.jpg' for o in people.person[todo]], [dest/o for o in people.file[todo]]
-    ex, failed = ThreadPoolExecutor(4), 0
-    results = (o for part in chunked([*zip(urls, files)], 16) for o in ex.map(lambda a: _fetch_photo(session, *a), part))
-    try:
-        for i,problem in zip(todo, progress_bar(results, total=len(todo), leave=False) if progress else results):
-            people.loc[i, 'problem'] = problem
-            failed = failed + 1 if problem and '404' not in problem else 0
-            if failed == 20: raise ConnectionError(f"{portraits_at}: 20 portraits in a row failed, the last with: {problem}. Check the "
-                                                   f"network; the portraits in {dest} stay, and the same call continues from there")
-    finally: ex.shutdown(cancel_futures=True)
+def _fetch_photos(session, people, dest, progress):
+    "Download the portraits that `dest` lacks, and fill in the `problem` of the `people`"
+    todo = [(i, f'{portraits_at}/{o.person}.jpg', dest/o.file) for i,o in people.iterrows() if o.file and image_problem(dest/o.file)]
+    results = (o for k in range(0, len(todo), 16) for o in [*in_threads(lambda a: _fetch_photo(session, *a[1:]), todo[k:k+16])])
+    failed = 0
+    for (i,*_),problem in zip(todo, progress_bar(results, total=len(todo), leave=False) if progress else results):
+        people.loc[i, 'problem'] = problem
+        failed = failed + 1 if problem not in ('', 'HTTP 404') else 0
+        if failed == 20: raise ConnectionError(f"20 portraits in a row failed, the last with: {problem}. Try the same call again later")
 
 # %% ../nbs/41_datasets.ipynb #745fc72f
 def congress_portraits(
@@ -156,17 +95,17 @@ def congress_portraits(
     n:int=None, # How many people, those who serve today first; default: all
     progress:bool=True # Show a bar
 ) -> pd.DataFrame: # `file`, `label`, `person`, `born`, `type`, `party`, `problem`; a row for everyone listed
-    "Download official portraits with labels; what is in `dest` already is not downloaded again"
-    if n is not None and n < 1: raise ValueError(f"n={n}: give a number of people from 1")
-    dest = Path(dest)
-    before = _read_labels(dest/'labels.csv')
+    "Download official portraits that `dest` lacks, with labels; `ConnectionError` if the tables or 20 portraits in a row fail"
+    dest, labels = Path(dest), Path(dest)/'labels.csv'
+    if labels.exists() and not labels.read_bytes().startswith(b'file,label,person,born,type,party\n'):
+        raise FileExistsError(f"{labels} does not come from this download: choose another folder")
     with _session() as session:
-        people = _listed(session).head(n)
+        everyone = _listed(session)
+        people = everyone.head(n).copy()
         for o in ('men', 'women'): (dest/o).mkdir(parents=True, exist_ok=True)
-        todo = [i for i,r in people.iterrows() if r.file and image_problem(dest/r.file)]
-        try: _fetch_photos(session, people, todo, dest, progress)
-        finally: _write_labels(dest, people, before)
-    here = (people.problem == '').sum()
-    new = (people.problem[todo] == '').sum()
-    print(f"{len(people)} people listed, {here} portraits: {here - new} of them were there already; {presented}")
+        try: _fetch_photos(session, people, dest, progress)
+        finally:
+            here = everyone[[o != '' and (dest/o).exists() for o in everyone.file]].drop(columns='problem')
+            with write_whole(labels, overwrite=True) as part: here.to_csv(part, index=False, lineterminator='\n')
+    print(f"{len(people)} people listed, {(people.problem == '').sum()} portraits; {presented}")
     return people

@@ -39,7 +39,8 @@ def write_whole(
     with tempfile.TemporaryDirectory(prefix='.writing-', dir=file.parent) as own:
         part = Path(own)/file.name
         yield part
-        os.replace(part, file)
+        if not part.is_file(): raise FileNotFoundError(f"nothing was written for {file}")
+        os.replace(part, check_output(file, overwrite))   # somebody else may have written it in the meantime
 
 # %% ../nbs/00_files.ipynb #7c6b3e16
 def need(

@@ -110,7 +110,7 @@ def expand_inputs(
     "The single photos of an input; `TypeError` for what is not a photo, `ValueError` if there is none"
     if isinstance(photos, pd.DataFrame):
         raise TypeError("a table is not a list of photos: pass its column of file names, e.g. df['file']")
-    if _is_photo(photos) or not hasattr(photos, '__iter__'): photos = [photos]
+    if _is_photo(photos) or isinstance(photos, dict) or not hasattr(photos, '__iter__'): photos = [photos]
     single = (p for o in photos for p in _expand(o, outputs))
     if not hasattr(photos, '__len__'): return single, None
     single = list(single)

@@ -126,8 +126,8 @@ def split_photos(
 def _more_photos(used):
     "What to do about classes that cannot be split, if there are any"
     alone = unit_of(used).groupby(used.label).nunique().loc[lambda o: o < 2]
-    return '' if not len(alone) else (f"{', '.join(alone.index)}: one photo or group of photos is not enough. "
-                                      "Add photos, so that there is one to train on and one to validate on")
+    return '' if not len(alone) else (f"One photo, or one group of photos, of {', '.join(alone.index)} is not enough "
+                                      "to train on and to validate on: add photos")
 
 # %% ../nbs/06_split.ipynb #cba22421
 def check_split(

@@ -14,7 +14,7 @@ Stop it with Ctrl-C or a kill and start it again with the same command: it goes 
     python pretrain/distil.py --data ../shared/data --faces checkpoints/pretrain/faces.npz --parts own --start BODY \\
         --size 224,160,224,128 --bs 16 --lr 3e-4 --ema .99 --decay .8 --views 16400 --fp32 --out checkpoints/own
 
-The first two are the stages of the body in the package, as far as their options were noted (`nbs/model_card.ipynb` has their hours and
+The first two are the stages of the body in the package, as far as their options were noted (`nbs/explanations/model_card.ipynb` has their hours and
 what each brought). The last third of the second was at 128, 160 and 224 px: stop it there, and go on with `--size 128,160,224`. The third
 is the stage that was tried after it. Without bfloat16 add `--fp32`; without `--start` the body begins at random.
 

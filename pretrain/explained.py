@@ -28,7 +28,7 @@ def photos(
 def explained(
     x,       # n x 512 features
     y,       # n x k numbers to tell from them
-)-> dict:    # Share of the variance in per cent, its 95 % interval
+)-> dict:    # Share of the variance in per cent, its 95% interval
     "Five-fold share of the variance"
     y = StandardScaler().fit_transform(y)
     y = y[:, y.std(0) > 0]

@@ -23,7 +23,7 @@ def wilson(
     k,       # Right answers
     n,       # Photos
     z=1.96,
-)-> tuple:   # 95 % interval of the share
+)-> tuple:   # 95% interval of the share
     "Wilson's interval"
     p, d = k/n, 1+z*z/n
     m, h = (p+z*z/2/n)/d, z*math.sqrt(p*(1-p)/n+z*z/4/n/n)/d

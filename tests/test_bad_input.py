@@ -67,7 +67,7 @@ def test_too_few_remain(photos):
 def test_one_photo_a_class(photos, valid_pct):
     for c in ('men', 'women'):
         for o in (photos/c).ls()[1:]: o.unlink()
-    fails('one photo or group of photos is not enough. Add photos', photos, valid_pct=valid_pct)
+    fails('is not enough to train on and to validate on: add photos', photos, valid_pct=valid_pct)
 
 def test_class_only_in_validation(photos):
     (photos/'train').mkdir(); (photos/'valid').mkdir()

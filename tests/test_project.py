@@ -111,3 +111,9 @@ def test_wheel_builds_and_imports_in_an_empty_environment(fresh, tmp_path):
     where = run(py, '-c', 'import genderres.all as g; print(g.gender_dls.__code__.co_filename)', cwd=tmp_path,
                 env={**os.environ, 'PYTHONPATH': str(site)})
     assert str(tmp_path/'env') in where
+
+def test_percentages_have_no_space():
+    "95%, as everywhere; the names of stored measurements keep theirs"
+    texts = {o: o.read_text(encoding='utf-8') for o in [*root.glob('*.md'), *root.glob('nbs/*.txt'), *root.glob('genderres/*.py')]}
+    texts |= {o: '\n'.join(''.join(c['source']) for c in json.loads(o.read_text(encoding='utf-8'))['cells']) for o in root.glob('nbs/**/*.ipynb')}
+    assert [f"{o.name}: {m[0]}" for o,text in texts.items() for m in re.finditer(r'(?<!cut by )\b\d+ %(?![ \w]*\d)', text)] == []
