@@ -3,12 +3,14 @@
     python pretrain/ready/train.py --data DATA --out checkpoints/portrait --start BODY.safetensors --views 600000
 
 DATA holds `fairface/` (unzipped: train/, test/, labels.csv), `congress/` and `wild/`. Ctrl-C or a kill stops the run;
-the same command goes on from the last checkpoint. `--demo` trains on drawn portraits for about two minutes instead.
+the same command continues from the last checkpoint. `--demo` trains on drawn portraits for about two minutes instead.
 Without bfloat16 in the processor, add `--fp32`. `pack.py` turns the result into the file of the package.
 
 The rate stays constant after a short warm-up and falls to zero over the last third (`--decay`), so that a run can be
 prolonged, with a larger `--views`, as long as the rate has not begun to fall. Sizes grow with the share of views seen.
 A view depends on the seed and its number alone.
+
+The `portrait` in the package is still the distilled body of `distil.py`. This program makes its successor.
 """
 import argparse, io, math, os, signal, time, zlib
 from pathlib import Path
@@ -164,7 +166,7 @@ def network(
     if start:
         state = {k: v.float() if v.is_floating_point() else v for k,v in load_file(start).items() if head or not k.startswith('fc.')}
         missing, unknown = net.load_state_dict(state, strict=False)
-        if unknown or {*missing} - ({*()} if head else {'fc.weight', 'fc.bias'}): raise ValueError(f"{start} is no ResNet34: {unknown or missing}")
+        if unknown or {*missing} - (set() if head else {'fc.weight', 'fc.bias'}): raise ValueError(f"{start} is no ResNet34: {unknown or missing}")
     return net.to(memory_format=torch.channels_last)
 
 def optimiser(net, lr, wd): # Weights that are matrices decay, the others do not
@@ -190,7 +192,7 @@ def train(a, photos, images):
         kept = torch.load(file, map_location='cpu', weights_only=True)
         net.load_state_dict(kept['net']); ema.load_state_dict(kept['ema']); opt.load_state_dict(kept['opt'])
         done, spent = kept['done'], kept['spent']
-        print(f'going on after {done:,} views', flush=True)
+        print(f'continuing after {done:,} views', flush=True)
     stop = []
     for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, lambda *_: stop.append(True))
 
@@ -222,14 +224,14 @@ def train(a, photos, images):
             print(row, flush=True)
             keep()
             losses, seen, began = [], done, time.time()
-        if stop: return print('stopped; the same command goes on', flush=True)
+        if stop: return print('stopped; the same command continues', flush=True)
     save_file({k: v.contiguous() for k,v in ema.module.state_dict().items()}, out/'portrait.safetensors')
 
 def drawn(n=400): # Table of photos, and a function that gives the pixels of one
     "Drawn portraits instead of photos, to try the program"
     from genderres.portraits import draw_portrait
     photos = pd.DataFrame(dict(source='drawn', label=[VOCAB[i % 2] for i in range(n)], valid=[i % 10 < 2 for i in range(n)], box=None))
-    ims = [np.asarray(draw_portrait(photos.label[i], seed=i).convert('RGB').resize((160, 160))) for i in range(n)]
+    ims = [np.asarray(draw_portrait(photos.label[i], np.random.default_rng(i), size=160)) for i in range(n)]
     return photos, ims.__getitem__
 
 def main():
