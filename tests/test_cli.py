@@ -69,7 +69,8 @@ def test_the_whole_way(tmp_path, monkeypatch):
     (['check', 'photos/men'], 1, 'has no class folders'), (['train', 'photos', '-o', 'a.pkl'], 2, 'must end in .safetensors'),
     (['train', 'photos', '-o', 'A.SAFETENSORS'], 2, 'must end in .safetensors'), (['train', 'photos', '-o', 'photos/a.safetensors'], 2, '-o a.safetensors'),
     (['train', 'photos', '-o', 'photos.safetensors', '--overwrite'], 2, '-o photos-classifier.safetensors'),
-    (['train', 'photos', '-o', 'a.safetensors', '--weights', 'moon'], 1, "weights='moon'"), (['export', 'MODEL', '-o', 'a.onnx', '--int8'], 2, '--int8 needs --photos')])
+    (['train', 'photos', '-o', 'a.safetensors', '--weights', 'moon'], 1, "weights='moon'"), (['export', 'text.safetensors', '-o', 'a.onnx', '--int8'], 2, '--int8 needs --photos'),
+    (['export', 'MODEL', '-o', 'b.onnx'], 2, 'is ONNX already')])
 def test_errors_say_what_to_do(untrained, photos, tmp_path, monkeypatch, args, code, says):
     if '/proc' in str(args) and not os.path.isdir('/proc'): pytest.skip('no /proc here')
     monkeypatch.chdir(tmp_path)
