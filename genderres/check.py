@@ -12,18 +12,13 @@ import warnings
 from fastai.vision.all import *
 from .files import in_threads
 from .reader import examine
-from .photos import as_words, photos_from_source, presented, read_table, unit_of
+from .photos import as_words, class_meaning, photos_from_source, presented, read_table, unit_of, usual_names
 from .duplicates import link, near_pairs, thumbnail
 
 # %% ../nbs/05_check.ipynb #e10593a1
-def _examined(file):
-    "What `examine` says about `file`, and its thumbnail; None if the file is not usable"
-    facts, photo = examine(file)
-    return facts, None if photo is None else thumbnail(photo)
-
 def _examine_all(files):
-    "`_examined` of each file, with a progress bar for more than 2,000"
-    found = in_threads(_examined, files)
+    "What `examine` says about each file, and its thumbnail, with a progress bar for more than 2,000; None if it is not usable"
+    found = in_threads(partial(examine, then=thumbnail), files)
     return list(progress_bar(found, total=len(files), leave=False) if len(files) > 2000 else found)
 
 # %% ../nbs/05_check.ipynb #36405007
@@ -107,7 +102,7 @@ def _read_decisions(
 ): # Its rows that change something
     "Read a file of decisions; `ValueError` for unknown ones"
     if not Path(file).is_file(): raise FileNotFoundError(f"no such file of decisions: {file}")
-    df = read_table(file)
+    df = usual_names(read_table(file))
     if 'decision' not in df or not {'id', 'file'} & {*df}:
         raise ValueError(f"{file} needs a column decision and one of id and file; it has {list(df.columns)}")
     df = df.assign(decision=as_words(df.decision))
@@ -117,6 +112,21 @@ def _read_decisions(
         raise ValueError(f"{file}: decision {', '.join(sorted(odd))}: expected exclude, keep, nothing, or one of {known}")
     return df
 
+# %% ../nbs/05_check.ipynb #d3c1ded0
+def _decided(
+    df, # From `_read_decisions`
+    file, # Where it comes from
+): # The id of a content or, where there is none, the absolute path of a file
+    "What each decision is about; `ValueError` names the first row that does not say it"
+    ids, names = (df[o].fillna('') if o in df else ['']*len(df) for o in ('id', 'file'))
+    whole = lambda o: os.path.abspath(Path(file).parent/o) if o else ''
+    keys = [i if re.fullmatch('[0-9a-f]{16}', i) else whole(f) for i,f in zip(ids, names)]
+    if '' in keys:
+        n = keys.index('')
+        raise ValueError(f"{file}: the decision {df.decision.iloc[n]} says neither file nor id, or its id, {[*ids][n]!r}, "
+                         "was changed, as spreadsheets change numbers: write the file name beside it")
+    return keys
+
 # %% ../nbs/05_check.ipynb #2d56ed32
 def match_decisions(
     photos:pd.DataFrame, # With `file`, `label`, `usable` and `id`
@@ -124,15 +134,14 @@ def match_decisions(
 ) -> pd.Series: # The decision on each photo: exclude, a label, or `''`
     "Find the photo that each decision is about; warns of decisions on photos that are missing"
     df = _read_decisions(file, photos.label)
-    absolute = lambda files: [os.path.abspath(o) for o in files]
-    if 'id' in df: keys, own = df.id, photos.id
-    else: keys, own = absolute(Path(file).parent/o for o in df.file), absolute(photos.file)
+    keys, paths = _decided(df, file), [os.path.abspath(o) for o in photos.file]
     what = dict(zip(keys, df.decision))
     if clash := [k for k,d in zip(keys, df.decision) if what[k] != d]: raise ValueError(f"{file}: two decisions on {clash[0]}")
-    if lost := set(what) - set(own):
+    if lost := set(what) - set(photos.id) - set(paths):
         some = ', '.join(sorted(lost)[:3])
         warnings.warn(f"{len(lost)} of {len(what)} decisions in {file} are about photos that are not here: {some}", stacklevel=4)
-    return pd.Series([what.get(k, '') if ok else '' for k,ok in zip(own, photos.usable)], photos.index, dtype=object)
+    found = [what.get(k, what.get(p, '')) if ok else '' for k,p,ok in zip(photos.id, paths, photos.usable)]
+    return pd.Series(found, photos.index, dtype=object)
 
 # %% ../nbs/05_check.ipynb #a6b849ac
 def apply_decisions(
@@ -182,7 +191,7 @@ def _split_at_random(
 def _kind(problem):
     "The kind of a `problem`, in a few words"
     if problem.startswith('not an image'): return 'not an image'
-    if problem in ('not in a class folder', 'listed twice', 'excluded'): return problem
+    if problem in ('not in a class folder', 'listed twice', 'excluded', 'result of a training or sorting'): return problem
     if not problem.startswith('damaged image'): return 'unreadable'
     return 'truncated' if re.search('truncated|broken|premature|unexpected end|not enough', problem, re.I) else 'damaged'
 
@@ -263,8 +272,9 @@ def _kind_lines(table):
 # %% ../nbs/05_check.ipynb #2c069641
 def _copies_line(copies, torn, torn_at_random, has_split):
     if not copies: return []
-    if has_split: return [f"{copies:,} pairs of copies; the split that these photos came with tears {torn:,} of them apart"]
-    return [f"{copies:,} pairs of copies; a plain random split of 80 to 20 "
+    pairs = f"{copies:,} pair{'s'*(copies != 1)} of copies"
+    if has_split: return [f"{pairs}; the split that these photos came with tears {torn:,} of them apart"]
+    return [f"{pairs}; a plain random split of 80 to 20 "
             f"would tear {torn_at_random:,} of them apart, split='grouped' none"]
 
 # %% ../nbs/05_check.ipynb #01d6cb70
@@ -274,13 +284,20 @@ def check_summary(
     "What `check_images` found, on one screen"
     fine = table[table.usable]
     listed = lambda o: ', '.join(f'{k} {n:,}' for k,n in o.value_counts().items())
-    lines = [f"{len(table):,} files: {len(fine):,} can be used, {len(table) - len(fine):,} cannot", f"{listed(fine.label)} ({presented})"]
+    lines = [f"{len(table):,} file{'s'*(len(table) != 1)}: {len(fine):,} can be used, {len(table) - len(fine):,} cannot", f"{listed(fine.label)} ({presented})"]
     if len(fine):
         sizes = f"{fine.width.min()} x {fine.height.min()} to {fine.width.max()} x {fine.height.max()}"
         lines.append(f"{listed(fine.format)}; {sizes}, half of them {fine.width.median():.0f} x {fine.height.median():.0f} pixels or more")
     counts = [table.attrs[o] for o in ('copies', 'torn', 'torn_at_random')]
     lines += [*_kind_lines(table), *_copies_line(*counts, has_split=(table.split != '').any())]
     return '\n'.join(lines).encode('utf-8', 'backslashreplace').decode()
+
+# %% ../nbs/05_check.ipynb #a11ce000
+def _warn_alike(labels):
+    "Warn of classes whose names mean the same"
+    names = pd.Series(sorted({*labels} - {''}), dtype=object)
+    for _,same in names.groupby(names.map(class_meaning)):
+        if len(same) > 1: warnings.warn(f"the classes {' and '.join(same)} look like one: give them one name", stacklevel=3)
 
 # %% ../nbs/05_check.ipynb #bc067adc
 def _common_folder(files):
@@ -297,6 +314,7 @@ def check_images(
 ) -> pd.DataFrame: # A row for each file; to the columns of `inspect_photos` come `odd` (kinds) and `detail`
     "Read every file completely and say what is odd about it; nothing is changed"
     photos, thumbs, pairs = inspect_photos(photos_from_source(source, **kwargs))
+    _warn_alike(photos.label)
     base = _common_folder(photos.file)
     short = pd.Series([os.path.relpath(o, base) for o in photos.file], photos.index, dtype=object)
     table = photos.join(_list_oddities(photos.assign(file=short), thumbs, pairs, tiny, aspect))

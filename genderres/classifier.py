@@ -8,27 +8,25 @@ Docs: https://genderres.github.io/genderres/classifier.html.md"""
 __all__ = ['GenderClassifier', 'photo_numbers']
 
 # %% ../nbs/31_classifier.ipynb #40be1ff9
-import base64, hashlib, json, platform, warnings
+import base64, hashlib, json, os, platform, warnings
+from functools import wraps
 from datetime import date
 from importlib.metadata import version
 import numpy as np
 from fastai.vision.all import *
+from concurrent.futures import ThreadPoolExecutor   # not fastcore's
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from .files import write_whole
 from .photos import presented
 from .data import CropOrWhole
-from .networks import build_network, tensor_digest
+from .networks import build_network
+from .weights import classifier_digest, portrait_file, read_portrait
 from .learner import GenderLearner, known_archs
 from .precision import autocast, fastest_precision, fold_batchnorm, forward_seconds
 from .interpret import GenderInterpretation
 from .calibrate import Calibration, tempered
 from .predict import Classifier, check_facts, file_format
-
-# %% ../nbs/31_classifier.ipynb #9889797e
-def _digest(state, facts):
-    "A checksum of the facts and of all tensors"
-    return hashlib.sha256((json.dumps(facts, sort_keys=True) + tensor_digest(state)).encode()).hexdigest()
 
 # %% ../nbs/31_classifier.ipynb #830d0dd9
 def _check_tensors(own, state, facts, source):
@@ -45,10 +43,26 @@ def _build(state, facts, source):
     if facts['arch'] not in archs:
         raise ValueError(f"{source} has the architecture {facts['arch']!r}, which this version does not know")
     with torch.device('meta'):
-        model = build_network(archs[facts['arch']], len(facts['vocab']), None, facts.get('stem', 'normal'))
+        model = build_network(archs[facts['arch']], len(facts['vocab']), None, facts.get('stem', 'normal'), facts.get('head', 'fastai'))
     _check_tensors(model.state_dict(), state, facts, source)
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(False).eval()
+
+# %% ../nbs/31_classifier.ipynb #devs
+def _devices() -> list[str]: # cpu first
+    "Where PyTorch can compute on this machine"
+    cuda = [f'cuda:{i}' for i in range(torch.cuda.device_count())]
+    return ['cpu', *(['cuda', *cuda] if cuda else []), *(['mps'] if torch.backends.mps.is_available() else [])]
+
+# %% ../nbs/31_classifier.ipynb #2d9b84af
+_pid = os.getpid()
+def _survives_fork(f):
+    "`f`, on a new thread if the process was forked from the one that imported this module"
+    @wraps(f)
+    def run(*args, **kwargs):
+        if os.getpid() == _pid: return f(*args, **kwargs)
+        with ThreadPoolExecutor(1) as pool: return pool.submit(f, *args, **kwargs).result()
+    return run
 
 # %% ../nbs/31_classifier.ipynb #7d8340bd
 class GenderClassifier(Classifier):
@@ -59,19 +73,22 @@ class GenderClassifier(Classifier):
         device:str=None, # Where to compute; default: the GPU if there is one
         source:str='the classifier' # What it is called in messages
     ):
-        super().__init__(check_facts(facts, source), _digest(state, facts))
+        super().__init__(check_facts(facts, source), classifier_digest(state, facts))
         self.model = _build(state, facts, source)
         self.to(device or default_device())
 
+    @_survives_fork
     def to(self, device):
         "Move the network to `device`, in single precision; `ValueError` if that cannot be used"
         try: self.device = torch.zeros(1, device=device).device
         except (RuntimeError, AssertionError) as e:
-            raise ValueError(f"device={device!r} cannot be used: {str(e).splitlines()[0]}") from e
+            why = str(e).splitlines()[0] if device in _devices() else 'this machine has ' + ', '.join(_devices())
+            raise ValueError(f"device={device!r} cannot be used: {why}") from e
         self.net = fold_batchnorm(self.model).to(self.device, memory_format=torch.channels_last)
         self.dtype = torch.float32
         return self
 
+    @_survives_fork
     @torch.inference_mode()
     def logits(self, x):
         "(n, height, width, 3), uint8 → (n, classes)"
@@ -177,7 +194,7 @@ def save(self:GenderClassifier,
     if file.suffix != '.safetensors':
         raise ValueError(f"{file}: a classifier is saved under a name that ends in .safetensors")
     state = {k: v.cpu().contiguous() for k,v in self.model.state_dict().items()}
-    meta = dict(format='pt', genderres=json.dumps(self.facts, sort_keys=True), sha256=_digest(state, self.facts))
+    meta = dict(format='pt', genderres=json.dumps(self.facts, sort_keys=True), sha256=classifier_digest(state, self.facts))
     with write_whole(file, overwrite) as tmp: tmp.write_bytes(to_safetensors(state, meta))
     return file
 
@@ -213,6 +230,24 @@ def load(cls:GenderClassifier,
                          "Get it again from its source")
     return clf
 
+# %% ../nbs/31_classifier.ipynb #02d40473
+_layers = dict(conv1='0.0', bn1='0.1', layer1='0.4', layer2='0.5', layer3='0.6', layer4='0.7', fc='1.2')
+
+def _fastai_names(state):
+    "The tensors of torchvision's ResNet under the names that they have in `build_network`'s, in single precision"
+    parts = ((k.split('.', 1), v) for k,v in state.items())
+    return {f'{_layers[first]}.{rest}': v.float() if v.is_floating_point() else v for (first, rest),v in parts}
+
+# %% ../nbs/31_classifier.ipynb #2066c6a7
+@patch(cls_method=True)
+def ready(cls:GenderClassifier,
+    device:str=None, # Where to compute; default: the GPU if there is one
+    file:Path=portrait_file # See `read_portrait`
+) -> GenderClassifier: # For `men` and `women`
+    "The classifier that comes with the package; `ValueError` if its file is missing or damaged"
+    state, facts = read_portrait(file)
+    return cls(_fastai_names(state), facts, device, file)
+
 # %% ../nbs/31_classifier.ipynb #c49c68b6
 class _Compiled:
     "Runs a network that was compiled for `n` photos at once on any number of them"
@@ -234,6 +269,7 @@ def _compile(net, x, dtype):
 
 # %% ../nbs/31_classifier.ipynb #4a6fbb24
 @patch
+@_survives_fork
 def to_rapid(self:GenderClassifier,
     photos:int=0, # How many photos are to come; compiling is tried if they take more than ten minutes
     dtype:torch.dtype=None, # Precision; default: measured, see `fastest_precision`

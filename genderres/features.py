@@ -12,8 +12,8 @@ from contextlib import contextmanager, nullcontext
 import psutil
 from fastai.vision.all import *
 from .reader import PhotoProblem
-from .data import CropOrWhole
-from .networks import tensor_digest
+from .data import CropOrWhole, workers_that_fit
+from .weights import tensor_digest
 from .learner import GenderLearner
 from .precision import Autocast, autocast, fastest_precision, fold_batchnorm
 
@@ -38,10 +38,16 @@ class _Views:
         views = [(self.drawn if v else self.plain)(item) for v in range(self.views)]
         return TensorImage(torch.stack([o[0] for o in views])), views[0][1]
 
+# %% ../nbs/13_features.ipynb #88d7a99f
+def _crop(dls):
+    "The `CropOrWhole` of the training photos, or None"
+    return first(o for o in getattr(dls.train.after_item, 'fs', []) if isinstance(o, CropOrWhole))
+
 # %% ../nbs/13_features.ipynb #a9b0ca47
 def _views_dl(dls, dataset, views):
     "Batches of (photos, views, 3, height, width), uint8, and labels, in order"
-    return dls.valid.new(dataset, create_item=_Views(dls, dataset, views), after_item=None, after_batch=None,
+    workers = workers_that_fit(dls.valid.fake_l.num_workers, 3*views*dls.valid.bs*math.prod(_crop(dls).size))
+    return dls.valid.new(dataset, create_item=_Views(dls, dataset, views), after_item=None, after_batch=None, num_workers=workers,
                          shuffle=False, drop_last=False, pin_memory=dls.device.type == 'cuda')
 
 # %% ../nbs/13_features.ipynb #3bbabe87
@@ -78,7 +84,8 @@ def _body(learn, dtype):
 def _set_features(learn, body, dataset, views, width):
     "Features (views, n, width) and labels (n,) of `dataset`, on the CPU"
     dls, x, y, at = learn.dls, torch.empty(views, len(dataset), width), [], 0
-    for xb,yb in progress_bar(_views_dl(dls, dataset, views), display=hasattr(learn, 'progress'), leave=False):
+    dl = _views_dl(dls, dataset, views)
+    for xb,yb in progress_bar(dl, leave=False) if hasattr(learn, 'progress') else dl:
         for v in range(views):
             tfms = (dls.train if v else dls.valid).after_batch
             batch, _ = tfms((xb[:,v], yb))
@@ -109,12 +116,23 @@ class FeatureDL(DataLoader):
         x:Tensor, # Features (views, n, f)
         y:Tensor, # Labels (n,)
         bs:int, # Views in a batch
-        least:int=1, # Smallest number of steps in an epoch
+        least:int=0, # Smallest number of steps in an epoch
         **kwargs
     ):
         n = x.shape[0]*x.shape[1]
-        super().__init__(range(n*math.ceil(least*bs/n)), bs, num_workers=0, **kwargs)
-        self.x, self.y = x, y
+        super().__init__(range(n*max(math.ceil(least*bs/n), 1)), bs, num_workers=0, **kwargs)
+        self.x, self.y, self.least = x, y, least
+
+    def new(self, dataset=None, cls=None, **kwargs):
+        "The same features, e.g. in order"
+        kept = dict(bs=self.bs, least=self.least, shuffle=self.shuffle, drop_last=self.drop_last, device=self.device)
+        return FeatureDL(self.x, self.y, **{**kept, **kwargs})
+
+    def __getattr__(self, k):
+        try: return super().__getattr__(k)
+        except AttributeError as e:
+            raise AttributeError(f"after to_rapid, a frozen body's head is trained on features, which have no {k!r}: leave "
+                                 "out the callback that asks for photos, or train without to_rapid") from e
 
     def do_item(self, i): return i
     def do_batch(self, b):
@@ -128,11 +146,6 @@ def _file_facts(file):
     except OSError as e:
         raise PhotoProblem(f"{file}: {e.strerror}. It was there when the data were read: put it back, or make the DataLoaders again") from e
     return s.st_size, s.st_mtime_ns
-
-# %% ../nbs/13_features.ipynb #88d7a99f
-def _crop(dls):
-    "The `CropOrWhole` of the training photos, or None"
-    return first(o for o in getattr(dls.train.after_item, 'fs', []) if isinstance(o, CropOrWhole))
 
 # %% ../nbs/13_features.ipynb #0037ccef
 def _fingerprint(learn):
@@ -166,6 +179,13 @@ def _is_frozen(body):
     "Is nothing but batch norm trained in `body`?"
     return not any(p.requires_grad for m in body.modules() if not isinstance(m, norm_types) for p in m.parameters(recurse=False))
 
+# %% ../nbs/13_features.ipynb #f0a1b2c4
+def _refuse_cutmix(cbs):
+    "`ValueError` if `CutMix` is among the callbacks"
+    if any(isinstance(o, CutMix) for o in cbs):
+        raise ValueError("CutMix needs photos, and after to_rapid a frozen body's head is trained on features: "
+                         "use MixUp, or train without to_rapid")
+
 # %% ../nbs/13_features.ipynb #aeb003a9
 @contextmanager
 def _on_features(learn):
@@ -177,7 +197,8 @@ def _on_features(learn):
     train = FeatureDL(x, y, dls.train.bs, least=20, shuffle=True, drop_last=True, device=dls.device)
     learn.dls = DataLoaders(train, FeatureDL(x_valid, y_valid, dls.valid.bs, device=dls.device), path=dls.path, device=dls.device)
     learn.dls.vocab, train.rng = dls.vocab, random.Random(dls.train.rng.randint(0, 2**32-1))
-    learn.model.forward = lambda x: rest(x) if x.ndim == 2 else whole(x)   # a callback may still pass photos
+    learn.dls.test_dl, learn.dls.decode_batch = dls.test_dl, dls.decode_batch   # a callback may still predict photos
+    learn.model.forward = lambda x: rest(x) if x.ndim == 2 else whole(x)
     try: yield
     finally:
         learn.dls = dls
@@ -188,10 +209,15 @@ GenderLearner.rapid = None
 @patch
 def fit(self:GenderLearner, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, start_epoch=0):
     "fastai's `fit`; after `to_rapid` on features, or in the chosen precision"
-    frozen, cbs = self.rapid and _is_frozen(self.model[0]), L(cbs)
-    if self.rapid and not frozen and self.rapid.dtype != torch.float32: cbs = cbs + Autocast(self.rapid.dtype)
+    frozen, cbs, loss_func = self.rapid and _is_frozen(self.model[0]), L(cbs), self.loss_func
+    if frozen: _refuse_cutmix(self.cbs + cbs)
+    elif self.rapid and self.rapid.dtype != torch.float32 and not any(isinstance(o, MixedPrecision) for o in self.cbs + cbs):
+        cbs = cbs + Autocast(self.rapid.dtype)
     try:
         with _on_features(self) if frozen else nullcontext(): Learner.fit(self, n_epoch, lr, wd, cbs, reset_opt, start_epoch)
+    except BaseException:
+        self.loss_func = loss_func   # MixUp replaces it for an epoch
+        raise
     finally:
         for cb in self.cbs + cbs: getattr(cb, 'close', noop)()
 

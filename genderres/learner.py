@@ -42,12 +42,36 @@ def class_weight(
         raise ValueError(f"class_weights={weights}: a number above 0 is expected for each of {', '.join(dls.vocab)}")
     return tensor([float(weights[o]) for o in dls.vocab], device=dls.device)
 
+# %% ../nbs/11_learner.ipynb #e0a1b2c4
+class _FuncLoss(nn.Module):
+    "A loss whose reduction is an argument, as that of PyTorch's functions is"
+    def __init__(self, func):
+        super().__init__()
+        self.func, self.reduction = func, 'mean'
+
+    def forward(self, *args):
+        return self.func(*args) if self.reduction == 'mean' else self.func(*args, reduction=self.reduction)
+
+class _ClassLoss(CrossEntropyLossFlat):
+    "The loss `func` with the activation of `CrossEntropyLossFlat`"
+    def __init__(self, func):
+        self.func = func if hasattr(func, 'reduction') else _FuncLoss(func)
+        self.axis, self.flatten, self.floatify, self.is_2d = -1, True, False, True
+
+# %% ../nbs/11_learner.ipynb #e0a1b2c6
+def _loss_func(dls, loss_func, class_weights):
+    "The loss to train with; None is fastai's default; `ValueError` if both arguments are given"
+    if class_weights is None:
+        return loss_func if loss_func is None or hasattr(loss_func, 'activation') else _ClassLoss(loss_func)
+    if loss_func is None: return CrossEntropyLossFlat(weight=class_weight(dls, class_weights))
+    raise ValueError("class_weights weigh the default loss: leave them out, or give the weights to your loss_func")
+
 # %% ../nbs/11_learner.ipynb #6b04e74b
 class GenderLearner(Learner):
     "A fastai `Learner` whose `lr_find` gives a usable rate or says why not"
 
 # %% ../nbs/11_learner.ipynb #ad9d5cd2
-@delegates(Learner.__init__, but=['dls','model','splitter','lr','metrics','cbs','train_bn'])
+@delegates(Learner.__init__, but=['dls','model','loss_func','splitter','lr','metrics','cbs','train_bn'])
 def gender_learner(
     dls:DataLoaders, # Photos, e.g. from `gender_dls`
     arch:Callable|str=resnet34, # `plain34`, `lite0` or any ResNet of torchvision, itself or its name
@@ -57,15 +81,16 @@ def gender_learner(
     cbs=None, # fastai callbacks
     class_weights:str|dict=None, # "balanced": all classes count alike; a dict: weight of each; default: all photos count alike
     train_bn:bool=False, # Train the batch norm of a frozen body, as fastai does? It takes longer
+    loss_func:Callable=None, # Loss of logits and class indices; default: cross entropy
     stem:str='normal', # "small" lets a photo of few pixels into the first residual stage at its full size, from scratch only
     **kwargs
 ) -> GenderLearner: # With a frozen body if there are `weights`; `arch`, `weights` and `stem` are kept as attributes
     "A learner for the classes of `dls`"
     _check_batches(dls.train)
     arch = known_archs().get(arch, arch)
-    if class_weights is not None: kwargs = dict(loss_func=CrossEntropyLossFlat(weight=class_weight(dls, class_weights)), **kwargs)
+    loss_func = _loss_func(dls, loss_func, class_weights)
     model, cbs = build_network(arch, get_c(dls), weights, stem), [ChannelsLast(), *([] if train_bn else [BnFreeze()]), *L(cbs)]
-    learn = GenderLearner(dls, model, splitter=model_meta[arch]['split'], metrics=metrics, lr=lr, train_bn=train_bn, cbs=cbs, **kwargs)
+    learn = GenderLearner(dls, model, loss_func, splitter=model_meta[arch]['split'], metrics=metrics, lr=lr, train_bn=train_bn, cbs=cbs, **kwargs)
     learn.arch, learn.weights, learn.stem = arch.__name__, str(weights), stem
     if weights is not None: learn.freeze()
     return learn

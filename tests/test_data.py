@@ -51,9 +51,9 @@ def test_what_is_odd_about_awkward_files(corpus):
 def test_a_file_that_vanishes_while_being_read(photos, monkeypatch):
     gone = sorted((photos/'men').iterdir())[:3]
     real = check.examine
-    def examine(file):
+    def examine(file, then=None):
         if Path(file) in gone: Path(file).unlink()
-        return real(file)
+        return real(file, then)
     monkeypatch.setattr(check, 'examine', examine)
     table = check_images(photos, verbose=False)
     assert len(table) == 20 and {*table.file[~table.usable]} == {*map(str, gone)} and (table.odd[~table.usable] == 'unreadable').all()
@@ -161,7 +161,7 @@ def test_saved_split(photos, tmp_path):
 def test_the_check_can_be_interrupted(photos, monkeypatch):
     "What has not begun does not begin"
     seen = []
-    monkeypatch.setattr(check, 'examine', lambda file: (seen.append(file), time.sleep(.02), ({'problem': 'slow'}, None))[2])
+    monkeypatch.setattr(check, 'examine', lambda file, then=None: (seen.append(file), time.sleep(.02), ({'problem': 'slow'}, None))[2])
     files = pd.DataFrame(dict(file=[f'{i}.jpg' for i in range(2000)], label='men'))
     old = signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell's background job would not hear it
     threading.Timer(.3, _thread.interrupt_main).start()

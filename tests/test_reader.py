@@ -1,5 +1,5 @@
 "One reader: the same pixels for training and prediction, whatever the file"
-import io, subprocess, sys
+import io, subprocess, sys, textwrap
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image, features
@@ -72,3 +72,40 @@ def test_mutated_bytes_are_a_photo_or_a_problem(tmp_path_factory, kind, changes,
     file = tmp_path_factory.getbasetemp()/'mutated'
     file.write_bytes(data)
     assert isinstance(image_problem(file), str)
+
+def test_only_formats_of_photos_are_tried(tmp_path):
+    "An EPS named .jpg, with a comment of negative length: some versions of Pillow never come back from opening it, so it is not tried"
+    (tmp_path/'endless.jpg').write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%BeginBinary: -20\n' + b' '*99)
+    (tmp_path/'page.jpg').write_bytes(b'SIMPLE  =                    T' + b' '*4000)   # FITS
+    code = textwrap.dedent("""
+        import sys, time
+        from PIL import EpsImagePlugin, FitsImagePlugin
+        for cls in EpsImagePlugin.EpsImageFile, FitsImagePlugin.FitsImageFile: cls._open = lambda self: time.sleep(99)   # as in the versions with the fault
+        from genderres.reader import image_problem, read_photo
+        for file in sys.argv[1:]:
+            print(image_problem(file))
+            try: read_photo(open(file, 'rb').read())
+            except ValueError as e: print(e)
+        """)
+    out = subprocess.run([sys.executable, '-c', code, *sorted(tmp_path.iterdir())], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert out.splitlines() == ['not an image: a PostScript program, which would have to be run']*2 + ['not an image']*2
+
+@pytest.mark.parametrize('kind', ['PSD', 'SGI', 'SUN', 'MPO', 'ICO', 'TGA', 'QOI', 'PCX'])
+def test_formats_that_are_read(tmp_path, kind):
+    "Formats with another name in Pillow, without a mark at their beginning, or without a writer in it"
+    photo = draw_portrait('women', np.random.default_rng(0), 64)
+    if kind == 'SUN': data = bytes.fromhex('59a66a95') + b''.join(o.to_bytes(4, 'big') for o in (64, 64, 24, 64*64*3, 1, 0, 0)) + np.asarray(photo)[...,::-1].tobytes()
+    elif kind == 'PSD': data = b'8BPS\0\1' + bytes(6) + b'\0\3' + b'\0\0\0\x40'*2 + b'\0\x08\0\3' + bytes(12) + b'\0\0' + np.asarray(photo).transpose(2, 0, 1).tobytes()
+    else:
+        try: photo.save(f := io.BytesIO(), kind)
+        except (KeyError, OSError): pytest.skip(f'this Pillow does not write {kind}')
+        data = f.getvalue()
+    (tmp_path/'photo.jpg').write_bytes(data)
+    assert image_problem(tmp_path/'photo.jpg') == ''
+    assert np.abs(np.asarray(read_photo(data)).astype(int) - np.asarray(photo)).mean() < 8
+
+def test_an_icon_is_small(tmp_path):
+    "Pillow decodes an icon when it opens it, whatever the size of the PNG inside"
+    Image.new('1', (1500, 1500)).save(f := io.BytesIO(), 'PNG')
+    icon = b'\0\0\1\0\1\0' + bytes(4) + b'\1\0\x20\0' + len(f.getvalue()).to_bytes(4, 'little') + (22).to_bytes(4, 'little') + f.getvalue()
+    with pytest.raises(PhotoProblem, match='more than 1024'): read_photo(icon)
