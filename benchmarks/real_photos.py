@@ -1,6 +1,7 @@
 """The paper's experiment on real photos: python benchmarks/real_photos.py [--arch NAME --weights NAME] [--data FOLDER] [--hardware WORDS]
 
-FOLDER holds `congress/` (men, women; split 80 to 20 at random) and `wild/` (train, valid, test; scored on test). Each run
+FOLDER holds `congress/` (men, women; split 80 to 20 at random) and `wild/` (train, valid, test; scored on test). The portrait body has
+learned from most of congress with its labels, so it runs on wild alone. Each run
 adds a row to benchmarks/results/real_photos.csv; runs that stand there already are not repeated, so it can be interrupted. `--bf16`
 computes in half precision, which is faster where the processor has instructions for it.
 """

@@ -9,11 +9,19 @@ from genderres.all import *
 from genderres.portraits import draw_portrait
 import genderres.reader
 from PIL import Image, ImageCms, features
+from safetensors.torch import save_file
 
 @pytest.fixture
 def photos(tmp_path):
     "A folder of 20 drawn portraits, in `men` and `women`"
     return sample_portraits(tmp_path/'photos', n=20, size=64)
+
+@pytest.fixture(scope='session')
+def weights(tmp_path_factory):
+    "Weights for a small body"
+    set_seed(0)
+    save_file(resnet18(weights=None).state_dict(), file := tmp_path_factory.mktemp('weights')/'w.safetensors')
+    return file
 
 @pytest.fixture
 def four_lines():

@@ -8,7 +8,6 @@ from fastai.vision.all import (BalancedAccuracy, Callback, CohenKappa, CSVLogger
     Recall, ReduceLROnPlateau, RocAucBinary, SaveModelCallback, ShortEpochCallback, TensorImage, TerminateOnNaNCallback, accuracy, error_rate, first, get_image_files,
     image2tensor, load_learner, nn, noop, resnet18, set_seed, tensor)
 from PIL import Image
-from safetensors.torch import save_file
 from genderres import features
 from genderres.cache import PhotoCache
 from genderres.data import PILPhoto, gender_block, gender_dls
@@ -21,13 +20,6 @@ from genderres.reader import PhotoProblem
 
 @pytest.fixture(scope='module')
 def portraits(tmp_path_factory): return sample_portraits(tmp_path_factory.mktemp('portraits')/'p', n=24, size=32)
-
-@pytest.fixture(scope='module')
-def weights(tmp_path_factory):
-    "Weights for a small body"
-    set_seed(0)
-    save_file(resnet18(weights=None).state_dict(), file := tmp_path_factory.mktemp('weights')/'w.safetensors')
-    return file
 
 @pytest.fixture(scope='module')
 def make(portraits, weights, tmp_path_factory):

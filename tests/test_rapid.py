@@ -3,7 +3,6 @@ import multiprocessing, os, random, subprocess, sys, time, warnings
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from fastai.vision.all import Callback, EarlyStoppingCallback, ImageDataLoaders, Resize, SaveModelCallback, resnet18, set_seed
-from safetensors.torch import save_file
 from genderres import cache as cache_module, features, precision
 from genderres.data import PILPhoto, gender_dls
 from genderres.learner import gender_learner
@@ -11,13 +10,6 @@ from genderres.cache import PhotoCache, cache_photos, clear_cache
 from genderres.features import GrowSize
 from genderres.precision import fastest_precision
 from genderres.reader import PhotoProblem
-
-@pytest.fixture(scope='module')
-def weights(tmp_path_factory):
-    "Weights for a small body"
-    set_seed(0)
-    save_file(resnet18(weights=None).state_dict(), file := tmp_path_factory.mktemp('weights')/'w.safetensors')
-    return file
 
 @pytest.fixture
 def quiet(photos, weights):
