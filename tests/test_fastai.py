@@ -2,6 +2,7 @@
 import io, pickle, random, shutil, sys
 from collections import namedtuple
 from pathlib import Path
+from contextlib import contextmanager
 import numpy as np, pandas as pd, pytest, torch
 from fastai.vision.all import (BalancedAccuracy, Callback, CohenKappa, CSVLogger, CutMix, EarlyStoppingCallback, F, F1Score, FetchPredsCallback, FocalLoss, FocalLossFlat,
     GradientAccumulation, GradientClip, L, LabelSmoothingCrossEntropy, LabelSmoothingCrossEntropyFlat, MatthewsCorrCoef, MixedPrecision, MixUp, Perplexity, PILImage, Precision,
@@ -133,9 +134,10 @@ def test_a_callback_asks_for_predictions(make, rapid):
         def after_epoch(self): self.preds = self.learn.get_preds(dl=self.dls.test_dl([file, file]), inner=True)[0]   # without `inner`, fastai waits for ever
     learn = make(rapid)
     file = Path(learn.dls.valid_ds.items.file.iloc[0])
-    learn.fit(1, cbs=[fetch := FetchPredsCallback(), ask := Ask()])
-    want = learn.get_preds()[0]
-    assert torch.allclose(fetch.preds[0], want, atol=1e-5) and torch.allclose(ask.preds, want[[0, 0]], atol=1e-5)
+    learn.fit(1, cbs=(fetch := FetchPredsCallback()))
+    assert torch.allclose(fetch.preds[0], learn.get_preds()[0], atol=1e-5)
+    learn.fit(1, cbs=(ask := Ask()))
+    assert torch.allclose(ask.preds, learn.get_preds()[0][[0, 0]], atol=1e-5)
 
 def test_what_needs_photos_says_so(make):
     trained(make(), CutMix(), epochs=1)
@@ -221,23 +223,23 @@ def test_workers_by_spawn_get_everything(make):
 
 # a full disk, a missing package
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    "A file of more than 1000 bytes finds no room"
+    "A file of more than 1000 bytes finds no room; only in the test itself, as pytest writes files too"
     resource = pytest.importorskip('resource')   # not on Windows
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    try: yield
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
-def test_cache_on_a_full_disk(portraits, tmp_path, full_disk):
+def test_cache_on_a_full_disk(portraits, tmp_path):
     files, cache = get_image_files(portraits), PhotoCache(tmp_path/'c')
-    with pytest.warns(UserWarning, match='cannot be used .File too large.: photos are decoded as without it') as said:
+    with full_disk(), pytest.warns(UserWarning, match='cannot be used .File too large.: photos are decoded as without it') as said:
         for o in files: assert np.array_equal(cache.read(o), PILPhoto.create(o))
     assert len(said) == 1 and not list((tmp_path/'c').iterdir())
 
-def test_a_table_on_a_full_disk(tmp_path, full_disk):
-    with pytest.raises(OSError, match='b.csv cannot be written .File too large.: make room'): write_tables([pd.DataFrame(dict(a=range(1000)))], tmp_path/'b.csv')
+def test_a_table_on_a_full_disk(tmp_path):
+    with full_disk(), pytest.raises(OSError, match='b.csv cannot be written .File too large.: make room'): write_tables([pd.DataFrame(dict(a=range(1000)))], tmp_path/'b.csv')
     assert not list(tmp_path.iterdir())
 
 def test_parquet_without_pyarrow(portraits, tmp_path, monkeypatch):
