@@ -196,7 +196,7 @@ class Views:
         k = torch.multinomial(self.p, self.a.bs, replacement=True, generator=g)
         with torch.no_grad():
             x = crop_views(self.pixels[k].float()/255, self.face[k], size, g)
-            if not self.a.plain: x = spoil(relight(x, g), g)
+            if np.random.default_rng([self.a.seed, i]).random() < self.a.spoiled: x = spoil(relight(x, g), g)
             return normalise(x), self.y[k]
 
 ## The network
@@ -330,7 +330,7 @@ def main():
     p.add_argument('--hold', type=int, default=20, help='one FairFace crop in this many is held out')
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--fp32', action='store_true')
-    p.add_argument('--plain', action='store_true', help='no change of light and resolution, nothing hidden')
+    p.add_argument('--spoiled', type=float, default=.5, help='share of the batches with other light and resolution, and parts hidden')
     p.add_argument('--demo', action='store_true', help='drawn portraits instead of photos')
     a = p.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
