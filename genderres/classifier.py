@@ -157,7 +157,7 @@ def _network_facts(learn):
     "What the network of a learner is, and which pixels it expects"
     size, norm = _find(learn.dls.valid.after_item, CropOrWhole).size, _find(learn.dls.valid.after_batch, Normalize)
     mean, std = ([round(i, 6) for i in o.flatten().tolist()] for o in (norm.mean, norm.std))
-    return dict(arch=learn.arch, stem=learn.stem, vocab=[*map(str, learn.dls.vocab)], size=[size[1], size[0]],
+    return dict(arch=learn.arch, stem=learn.stem, head=learn.head, vocab=[*map(str, learn.dls.vocab)], size=[size[1], size[0]],
                 mean=mean, std=std)
 
 # %% ../nbs/31_classifier.ipynb #f4d8ab38

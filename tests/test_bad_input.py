@@ -182,7 +182,7 @@ def test_silent_network_for_weights(photos, monkeypatch):
         real = networks._connect_timeout
         monkeypatch.setattr(networks, '_connect_timeout', lambda seconds: real(seconds/20))
         start = time.time()
-        with pytest.raises(ConnectionError, match='could not be downloaded'): gender_learner(gender_dls(photos, num_workers=0))
+        with pytest.raises(ConnectionError, match='could not be downloaded'): gender_learner(gender_dls(photos, num_workers=0), weights='DEFAULT')
         assert time.time() - start < 30
 
 def test_kaggle_says_what_to_do(monkeypatch, tmp_path):

@@ -6,6 +6,7 @@ from genderres.classifier import GenderClassifier
 from genderres.data import gender_dls
 from genderres.learner import gender_learner
 from genderres.portraits import draw_portrait
+from genderres.reader import read_photo, to_pixels
 from genderres.ready import ReadyClassifier
 from genderres.weights import portrait_file, read_portrait
 
@@ -22,6 +23,28 @@ def test_small_quick_and_says_what_it_is(photos):
     learn = gender_learner(gender_dls(photos, size=64, bs=8, num_workers=0), resnet34, 'portrait')
     assert torch.equal(learn.model[0][0].weight, state['conv1.weight'].float())
     assert not learn.model[0][0].weight.requires_grad and learn.weights == 'portrait'
+
+def test_a_learner_begins_with_its_answers(photos, tmp_path):
+    "Before any training, the learner answers as the ready classifier does to the same pixels; and its file keeps the head"
+    learn = gender_learner(gender_dls(photos, size=128, bs=8, num_workers=0))
+    ready = GenderClassifier.ready('cpu')
+    ready.facts['temperature'] = 1.
+    files = learn.dls.valid_ds.items.file.tolist()
+    mine = learn.get_preds(dl=learn.dls.test_dl(files))[0].numpy()
+    assert np.allclose(mine, ready.probabilities(np.stack([to_pixels(read_photo(o), (128, 128)) for o in files])), atol=1e-3)
+    clf = learn.to_classifier()
+    assert clf.facts['head'] == 'linear'
+    kept = GenderClassifier.load(clf.save(tmp_path/'mine.safetensors'), 'cpu').predict(files, abstain=0.)
+    assert np.allclose(kept[clf.vocab], mine, atol=1e-3)
+
+def test_other_classes_and_other_heads_begin_anew(photos):
+    named = {'men': 'Female', 'women': 'Male'}   # nonsense, and in another order
+    learn = gender_learner(gender_dls(photos, size=64, bs=8, num_workers=0, classes=named))
+    assert torch.equal(learn.model[1][-1].weight, read_portrait()[0]['fc.weight'].float()[[1, 0]]) and learn.head == 'linear'
+    for learn in (gender_learner(gender_dls(photos, size=64, bs=8, num_workers=0, classes=dict(men='old', women='young'))),
+                  gender_learner(gender_dls(photos, size=64, bs=8, num_workers=0), head='fastai')):
+        assert learn.head == 'fastai' and len(learn.model[1]) > 5
+    assert gender_learner(gender_dls(photos, size=64, bs=8, num_workers=0), resnet18, None).head == 'fastai'
 
 def test_damage_is_noticed(tmp_path):
     data = portrait_file.read_bytes()
