@@ -3,7 +3,7 @@
 FOLDER holds `congress/` (scored on the persons whom `pretrain/train.py` kept from the training of the portrait body) and `wild/` (trained on train and valid, scored on test). The set `faces` is close-ups cut from `wild/`, with the boxes of
 FILE (file, x0, y0, x1, y1): trained on those of train, scored on those of valid and test. From 50 to all photos, drawn at random for each seed, train
 a logistic regression on frozen features ("probe") and the paper's four epochs, each from the portrait body, from scratch, and from
-EfficientNet-Lite0's ImageNet weights. Each run adds a row to benchmarks/results/few_photos.csv; rows that stand there are not repeated.
+EfficientNet-Lite0's ImageNet weights, always with a new head (`heads.py` has the ready classifier's). Each run adds a row to benchmarks/results/few_photos.csv; rows that stand there are not repeated.
 """
 import argparse, sys, tempfile, time
 from pathlib import Path
@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]/'pretrain'))
 from train import held_out, square_around
 
 results = Path(__file__).parent/'results/few_photos.csv'
-starts = dict(portrait=('resnet34', 'portrait'), scratch=('resnet34', None), lite0=('tf_efficientnet_lite0', 'lite0'))
+starts = dict(portrait=dict(head='fastai'), scratch=dict(weights=None), lite0=dict(arch='tf_efficientnet_lite0', weights='lite0'))
 
 def faces(root, table, folder):
     "Close-ups of the faces in `wild`, cut inside the photo and written into `folder`; those of valid and test are scored"
@@ -48,7 +48,7 @@ def parts(df, n, seed):
 def features(df, start, size):
     "The pooled features of every photo"
     dls = gender_dls(df[['file', 'label']], size=size, num_workers=0)
-    body = gender_learner(dls, *starts[start]).model[0].eval()
+    body = gender_learner(dls, **starts[start]).model[0].eval()
     dl = dls.test_dl(df, bs=64)
     return np.concatenate([body(b[0].contiguous(memory_format=torch.channels_last)).mean((2,3)).numpy() for b in dl])
 
@@ -66,7 +66,7 @@ def four_epochs(df, start, n, seed, size):
     set_seed(seed)
     dls = gender_dls(parts(df, n, seed)[['file', 'label', 'split']], valid_col='split', size=size, num_workers=0)
     dls.train.rng.seed(seed)
-    learn = gender_learner(dls, *starts[start])
+    learn = gender_learner(dls, **starts[start])
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(4)
     res = GenderInterpretation.from_learner(learn, ds_idx=2).to_df()
     return res.label.tolist(), res.prediction.tolist()

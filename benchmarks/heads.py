@@ -48,7 +48,7 @@ def scored_maps(df, start):
 def right(df, start, n, seed, maps, labels):
     "How many of the photos to score are right after four epochs on `n` others"
     pool = df[~df.test].sample(frac=1, random_state=seed)
-    train = pd.concat([pool[:n].assign(split='train'), pool[-16:].assign(split='valid')])
+    train = pd.concat([pool[:n or 16].assign(split='train'), pool[-16:].assign(split='valid')])
     set_seed(seed)
     dls = gender_dls(train[['file', 'label', 'split']], valid_col='split', size=128, num_workers=0)
     dls.train.rng.seed(seed)

@@ -17,7 +17,7 @@ def measure(folder, epochs, seed, arch, weights, class_weights, bf16):
     "One row of results: `epochs` on `folder`, scored on its test part, else on its validation part"
     dls = gender_dls(folder, split='random')
     start = time.time()
-    interp = run_experiment(dls, epochs=epochs, seed=seed, arch=arch, weights=weights, class_weights=class_weights, cbs=Autocast() if bf16 else None)
+    interp = run_experiment(dls, epochs=epochs, seed=seed, arch=arch, weights=weights, head='fastai', class_weights=class_weights, cbs=Autocast() if bf16 else None)
     seconds = time.time() - start
     if len(dls.loaders) > 2: interp = GenderInterpretation.from_learner(interp.learn, ds_idx=2)
     scores = interp.scores()

@@ -34,7 +34,7 @@ def ours(rapid=None, cache=None):
     def make(table, args, mode):
         dls = gender_dls(table, size=args.size, bs=args.bs, num_workers=args.workers)
         if cache: cache_photos(dls, cache)
-        learn = gender_learner(dls, resnet34, args.weights)
+        learn = gender_learner(dls, resnet34, args.weights, head='fastai')
         if mode != 'frozen': learn.unfreeze()
         if rapid is not None: learn.to_rapid(args.views, **rapid)
         return learn, dict(cbs=GrowSize()) if mode == 'growing' else {}

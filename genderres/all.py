@@ -25,5 +25,6 @@ from .evaluate import evaluate
 from .export import compare
 from .sort import predict_sorted, sort_photos
 from .audit import Audit, audit
+from .video import VideoCount, Walk, count_video, draw_clip
 from .experiment import cross_validate, demo, run_experiment, save_results
 from .datasets import congress_portraits, kaggle_photos

@@ -18,12 +18,15 @@ from .data import ReadPhoto
 # %% ../nbs/14_cache.ipynb #2b63a61b
 def decode_photo(
     data:bytes, # Content of a file
-    side:int # Largest shorter side of the result, in pixels
+    side:int, # Largest shorter side of the result, in pixels
+    read:Callable=None # Gives the face in `data`, see `ReadPhoto`; default: the whole photo
 ) -> Image.Image: # RGB, upright
     "The photo in `data`, shrunk if it is larger than `side`; `PhotoProblem` if it cannot be decoded"
-    with in_few_words(), open_image(io.BytesIO(data)) as im:
-        im.draft(None, (side, side))
-        photo = to_rgb(im)
+    if read: photo = read(data, side)
+    else:
+        with in_few_words(), open_image(io.BytesIO(data)) as im:
+            im.draft(None, (side, side))
+            photo = to_rgb(im)
     share = side/min(photo.size)
     return photo if share >= 1 else photo.resize([max(round(o*share), 1) for o in photo.size], Image.Resampling.LANCZOS)
 
@@ -42,9 +45,10 @@ def _unpack(data):
     if kind == _kind and len(pixels) == 3*w*h and zlib.crc32(pixels) == checksum: return Image.frombytes('RGB', (w, h), pixels)
 
 # %% ../nbs/14_cache.ipynb #995aabfd
-def _key(data, side):
-    "Name of the file that keeps the photo in `data`"
-    return hashlib.blake2b(data, digest_size=16, salt=PIL.__version__.encode()[:16], person=f'{_kind} {side}'.encode()).hexdigest()
+def _key(data, side, faces='no'):
+    "Name of the file that keeps the photo in `data`, or its face"
+    what = f'{_kind} {side}' + ('' if faces == 'no' else f' {faces[0]}1')
+    return hashlib.blake2b(data, digest_size=16, salt=PIL.__version__.encode()[:16], person=what.encode()).hexdigest()
 
 # %% ../nbs/14_cache.ipynb #1bb673c4
 _names = re.compile(r'[0-9a-f]{32}(\.[0-9]+\.tmp)?')
@@ -77,9 +81,11 @@ class PhotoCache:
     def __init__(self,
         folder:str|Path=None, # Created if it is missing; default: in fastai's data folder
         side:int=448, # Photos are kept with a shorter side of at most this, in pixels
-        max_bytes:float=4e9 # Largest size of the folder
+        max_bytes:float=4e9, # Largest size of the folder
+        reader:ReadPhoto=None # Says what of a photo is kept; default: the whole photo
     ):
         store_attr('side,max_bytes')
+        self.faces, self.face = (reader.faces, reader.read) if reader and reader.faces != 'no' else ('no', None)
         self.folder, self.writes, self.opened, self.used = Path(folder or _default_folder()), True, time.time(), None
 
     def read(self,
@@ -89,8 +95,8 @@ class PhotoCache:
         try:
             check_file(Path(file))
             with in_few_words(): data = Path(file).read_bytes()
-            kept = self.folder/_key(data, self.side)
-            if (photo := self._get(kept)) is None: self._put(kept, photo := decode_photo(data, self.side))
+            kept = self.folder/_key(data, self.side, self.faces)
+            if (photo := self._get(kept)) is None: self._put(kept, photo := decode_photo(data, self.side, self.face))
             return photo
         except PhotoProblem as e:
             raise PhotoProblem(f"{file}: {e}. It could be read when the data were made: put it back, or make the DataLoaders again") from e
@@ -161,5 +167,5 @@ def cache_photos(
     readers = [dl.dataset.tls[0].tfms.fs[-1] for dl in dls.loaders]
     if not all(isinstance(o, ReadPhoto) for o in readers):
         raise ValueError("cache_photos needs the DataLoaders of gender_dls: it does not know how these read photos")
-    for o in readers: o.cache = PhotoCache(folder, o.least, max_bytes)
+    for o in readers: o.cache = PhotoCache(folder, o.least, max_bytes, o)
     return dls

@@ -8,8 +8,7 @@ Docs: https://genderres.github.io/genderres/classifier.html.md"""
 __all__ = ['GenderClassifier', 'photo_numbers']
 
 # %% ../nbs/31_classifier.ipynb #40be1ff9
-import base64, hashlib, json, os, platform, warnings
-from functools import wraps
+import base64, hashlib, json, platform, warnings
 from datetime import date
 from importlib.metadata import version
 import numpy as np
@@ -17,9 +16,9 @@ from fastai.vision.all import *
 from concurrent.futures import ThreadPoolExecutor   # not fastcore's
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
-from .files import write_whole
+from .files import survives_fork, write_whole
 from .photos import presented
-from .data import CropOrWhole
+from .data import CropOrWhole, ReadPhoto
 from .networks import build_network
 from .weights import classifier_digest, portrait_file, read_portrait
 from .learner import GenderLearner, known_archs
@@ -54,16 +53,6 @@ def _devices() -> list[str]: # cpu first
     cuda = [f'cuda:{i}' for i in range(torch.cuda.device_count())]
     return ['cpu', *(['cuda', *cuda] if cuda else []), *(['mps'] if torch.backends.mps.is_available() else [])]
 
-# %% ../nbs/31_classifier.ipynb #2d9b84af
-_pid = os.getpid()
-def _survives_fork(f):
-    "`f`, on a new thread if the process was forked from the one that imported this module"
-    @wraps(f)
-    def run(*args, **kwargs):
-        if os.getpid() == _pid: return f(*args, **kwargs)
-        with ThreadPoolExecutor(1) as pool: return pool.submit(f, *args, **kwargs).result()
-    return run
-
 # %% ../nbs/31_classifier.ipynb #7d8340bd
 class GenderClassifier(Classifier):
     "A classifier that PyTorch runs"
@@ -77,18 +66,21 @@ class GenderClassifier(Classifier):
         self.model = _build(state, facts, source)
         self.to(device or default_device())
 
-    @_survives_fork
+    @survives_fork
     def to(self, device):
         "Move the network to `device`, in single precision; `ValueError` if that cannot be used"
-        try: self.device = torch.zeros(1, device=device).device
+        try:
+            some = torch.zeros(1, device=device)
+            some.cpu()   # there is a device without content
         except (RuntimeError, AssertionError) as e:
             why = str(e).splitlines()[0] if device in _devices() else 'this machine has ' + ', '.join(_devices())
             raise ValueError(f"device={device!r} cannot be used: {why}") from e
+        self.device = some.device
         self.net = fold_batchnorm(self.model).to(self.device, memory_format=torch.channels_last)
         self.dtype = torch.float32
         return self
 
-    @_survives_fork
+    @survives_fork
     @torch.inference_mode()
     def logits(self, x):
         "(n, height, width, 3), uint8 → (n, classes)"
@@ -142,12 +134,12 @@ def _trained(learn, interp, licence, calibration):
                 licence=licence, **more)
 
 # %% ../nbs/31_classifier.ipynb #589c659b
-def _check_answers(clf, interp):
-    "`ValueError` if `clf` does not give the answers of `interp`, but for the temperature"
+def _check_answers(clf, interp, most=1e-3):
+    "`ValueError` unless `clf` gives the answers of `interp`, but for the temperature and a difference of `most`"
     some = interp.dl.items.head(16)
     probs = clf.predict(some['file'].tolist(), abstain=0., progress=False)[clf.vocab].values
     off = np.abs(probs - tempered(interp.preds[:len(some)], clf.facts['temperature'])).max()
-    if not off < 1e-3:
+    if not off < most:
         raise ValueError(f"the classifier's probabilities differ from the learner's by up to {off:.2g}: its validation "
                          "transforms are not those of gender_dls, or it was trained further after its answers were kept, "
                          "in `interp` or for `calibration`")
@@ -158,7 +150,7 @@ def _network_facts(learn):
     size, norm = _find(learn.dls.valid.after_item, CropOrWhole).size, _find(learn.dls.valid.after_batch, Normalize)
     mean, std = ([round(i, 6) for i in o.flatten().tolist()] for o in (norm.mean, norm.std))
     return dict(arch=learn.arch, stem=learn.stem, head=learn.head, vocab=[*map(str, learn.dls.vocab)], size=[size[1], size[0]],
-                mean=mean, std=std)
+                mean=mean, std=std, faces=getattr(learn.dls, 'faces', 'no'))
 
 # %% ../nbs/31_classifier.ipynb #f4d8ab38
 @patch
@@ -180,7 +172,8 @@ def to_classifier(self:GenderLearner,
     state = self.model.state_dict()
     state = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k,v in state.items()}
     clf = GenderClassifier(state, facts, self.dls.device, 'the learner')
-    for o in {interp, calibration.interp if calibration else interp}: _check_answers(clf, o)
+    most = .05 if _find(self.dls.valid_ds.tls[0].tfms, ReadPhoto).cache else 1e-3
+    for o in {interp, calibration.interp if calibration else interp}: _check_answers(clf, o, most)
     return clf
 
 # %% ../nbs/31_classifier.ipynb #3099c849
@@ -269,7 +262,7 @@ def _compile(net, x, dtype):
 
 # %% ../nbs/31_classifier.ipynb #4a6fbb24
 @patch
-@_survives_fork
+@survives_fork
 def to_rapid(self:GenderClassifier,
     photos:int=0, # How many photos are to come; compiling is tried if they take more than ten minutes
     dtype:torch.dtype=None, # Precision; default: measured, see `fastest_precision`

@@ -12,7 +12,7 @@ __all__ = ['app', 'Dir', 'Json', 'Overwrite', 'Batch', 'Device', 'Classes', 'che
 import contextlib, functools, json, multiprocessing, os, sys, tempfile, warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 import typer
 
 # %% ../nbs/50_cli.ipynb #62a550a6
@@ -189,6 +189,15 @@ def _keep_apart(dir, output):
     raise typer.BadParameter(f"{output}: its plots and tables would go into the folder of the photos, {dir}, and be taken for a class. "
                              f"Choose a name outside it, e.g. -o {os.path.relpath(photos.parent/name)}")
 
+# %% ../nbs/50_cli.ipynb #b6b49b14
+def _check_results(folder, overwrite=True):
+    "A usage error if plots and tables may not go into `folder`"
+    from genderres.photos import check_results
+    try: check_results(folder)
+    except OSError as e: raise typer.BadParameter(str(e)) from e
+    if folder.exists() and not overwrite:
+        raise typer.BadParameter(f"{folder} exists, where plots and tables would go: choose another name, or say --overwrite")
+
 # %% ../nbs/50_cli.ipynb #43ca9366
 def _check_classes(vocab):
     "`ValueError` if a class has a name that the answers use for something else"
@@ -236,20 +245,22 @@ def train(
     decisions: Annotated[Path, typer.Option(
         help="CSV of labels to change and photos to exclude, with columns file or id, and decision.")] = None,
     classes: Classes = None,
+    faces: Annotated[Literal['no', 'largest', 'only'], typer.Option(
+        help="What the network sees. no: the whole photo; largest: its largest face, or the whole photo where none is found; "
+             "only: as largest, and photos without a face are left out. The classifier does the same with the photos it gets. Needs the extra faces.")] = 'no',
     licence: Annotated[str, typer.Option(help="Licence of the classifier; stored in its file.")] = 'not stated',
     overwrite: Overwrite = False, as_json: Json = False):
     "Train a 34-layer residual network, evaluate it on photos it has not seen, and write a classifier."
     _keep_apart(dir, output)
     _check_output(output, overwrite, '.safetensors')
-    if (results := output.with_suffix('')).exists() and not overwrite:
-        raise typer.BadParameter(f"{results} exists, where plots and tables would go: choose another name, or say --overwrite")
+    _check_results(results := output.with_suffix(''), overwrite)
     import matplotlib
     matplotlib.use('agg')
     import genderres.classifier   # noqa: F401, gives the learner `to_classifier`
     from genderres.data import gender_dls
     from genderres.experiment import run_experiment
     from genderres.stats import summary
-    dls = gender_dls(dir, size=size, bs=batch_size, seed=seed, split=split, decisions=decisions, classes=classes)
+    dls = gender_dls(dir, size=size, bs=batch_size, seed=seed, split=split, decisions=decisions, classes=classes, faces=faces)
     _check_classes(dls.vocab)
     weights = weights or dict(resnet34='portrait', tf_efficientnet_lite0='lite0').get(arch, 'none')
     weights = None if weights.lower() == 'none' else weights
@@ -444,6 +455,7 @@ def info(
 @_verb('genderres demo')
 def demo(out: Annotated[Path, typer.Argument(help="Folder for plots and tables.")] = Path('demo'), as_json: Json = False):
     "Draw portraits, train for four epochs, show where the network errs."
+    _check_results(out)
     import matplotlib
     matplotlib.use('agg')
     from genderres.experiment import demo

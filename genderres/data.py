@@ -140,6 +140,7 @@ def _kept_faces():
 def _keep_faces(found):
     "Add to `_kept_faces`"
     try:
+        _face_file().parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(_face_file(), timeout=60)) as db, db:
             db.execute('create table if not exists largest1 (id text primary key, n int, x0, y0, x1, y1)')
             db.executemany('insert or replace into largest1 values (?, ?, ?, ?, ?, ?)', [(i, *o) for i,o in found.items()])
@@ -176,7 +177,7 @@ def _count_faces(
     why = photos.id.map(problems).astype(object).fillna('')
     if faces == 'only': why = why.mask(n.fillna(-1) == 0, 'no face found')
     out = why != ''
-    if photos.usable.any() and (out | ~photos.usable).all():
+    if faces == 'only' and photos.usable.any() and not (photos.usable & ~out).any():
         raise ValueError("faces='only': no face was found in any photo. Say faces='largest' to have the network see whole photos")
     return photos.assign(faces=n, usable=photos.usable & ~out, problem=photos.problem.mask(out, why), id=photos.id.mask(out, ''))
 

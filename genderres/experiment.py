@@ -10,8 +10,9 @@ __all__ = ['epoch_table', 'save_results', 'run_experiment', 'cross_validate', 'd
 # %% ../nbs/40_experiment.ipynb #db55d0e4
 from fastai.vision.all import *
 from sklearn.model_selection import StratifiedGroupKFold
+from .files import write_whole
 from .portraits import sample_portraits
-from .photos import unit_of
+from .photos import check_results, unit_of
 from .data import gender_dls
 from .learner import gender_learner
 from .features import *   # gives the learner `to_rapid`
@@ -45,7 +46,7 @@ def _rate_figure(learn):
 # %% ../nbs/40_experiment.ipynb #7bcd8137
 def _save_fig(fig, file):
     "Write `fig` to `file` and close it"
-    fig.savefig(file, dpi=120, bbox_inches='tight')
+    with write_whole(file, overwrite=True) as part: fig.savefig(part, dpi=120, bbox_inches='tight')
     plt.close(fig)
 
 # %% ../nbs/40_experiment.ipynb #9dd57050
@@ -55,15 +56,15 @@ def save_results(
     out:str|Path, # Folder for the files; made where it is missing
     k:int=9 # Number of top losses in the picture
 ) -> Path: # `out`
-    "Write the plots and tables of a run; files of the same names are replaced"
-    out = Path(out)
+    "Write the plots and tables of a run; files of the same names are replaced; errors as in `check_results`"
+    out = check_results(out)
     out.mkdir(parents=True, exist_ok=True)
     figs = dict(loss=_loss_figure(learn), learning_rate=_rate_figure(learn),
                 confusion_matrix=interp.plot_confusion_matrix(figsize=(4, 4)), top_losses=interp.plot_top_losses(k))
     for name,fig in figs.items(): _save_fig(fig, out/f'{name}.png')
-    epoch_table(learn).to_csv(out/'epochs.csv')
-    interp.to_df().to_csv(out/'top_losses.csv', index=False, errors='surrogateescape')
-    interp.scores().to_csv(out/'scores.csv', index_label='score')
+    tables = dict(epochs=epoch_table(learn).reset_index(), top_losses=interp.to_df(), scores=interp.scores().reset_index(names='score'))
+    for name,o in tables.items():
+        with write_whole(out/f'{name}.csv', overwrite=True) as part: o.to_csv(part, index=False, errors='surrogateescape')
     return out
 
 # %% ../nbs/40_experiment.ipynb #4e25e268
@@ -79,6 +80,7 @@ def run_experiment(
     **kwargs
 ) -> GenderInterpretation: # Of the validation photos
     "Train as the paper does and interpret the validation photos"
+    if out is not None: check_results(out)
     set_seed(seed)
     dls.train.rng.seed(seed)
     learn = gender_learner(dls, weights=weights, **kwargs)
@@ -153,13 +155,13 @@ def demo(
     n:int=1600 # Number of portraits
 ) -> pd.DataFrame: # The scores
     "Draw portraits, train four epochs on the portrait body, show where the network errs"
-    out = Path(out)
+    out = check_results(out)
     out.mkdir(parents=True, exist_ok=True)
     print(f'Drawing {n} cartoon portraits ...')
     dls = gender_dls(sample_portraits(n=n), size=96, split='random')
     _show_data(dls, out)
     print('Four epochs of a 34-layer residual network, on the portrait weights that come with the package:')
-    scores = run_experiment(dls, out, weights='portrait', rapid=True).scores()
+    scores = run_experiment(dls, out, weights='portrait', head='fastai', rapid=True).scores()
     print(f"\nOn {scores.n['accuracy']} portraits it has not seen:\n{summary(scores)}\n\nPlots and tables are in {out}:")
     print('\n'.join(f'  {o.name}' for o in sorted(out.iterdir())))
     return scores

@@ -41,7 +41,7 @@ def _plot_heat(ax, photo, cam):
 # %% ../nbs/25_explain.ipynb #3927d364
 def _plot_pair(self, ax, beside, i, file, cam):
     "Draw photo `i` of an interpretation and, beside it, the map of its answer"
-    photo = read_photo(file)
+    photo = self.seen(file)
     ax.imshow(photo)
     _plot_heat(beside, photo, cam)
     label, said = self.vocab[self.targs[i]], self.vocab[self.decoded[i]]

@@ -13,7 +13,6 @@ from copy import deepcopy
 import numpy as np
 from fastai.vision.all import *
 from .files import check_output, need, write_whole
-from .reader import read_photo, to_pixels
 from .photos import photos_from_source
 from .check import check_photos
 from .predict import Classifier, OnnxClassifier, normalise
@@ -29,7 +28,8 @@ class _ConcatPool(nn.Module):
 def _onnx_model(clf):
     "The network of a classifier in ONNX"
     model = deepcopy(clf.model).cpu().to(memory_format=torch.contiguous_format)
-    model[1][0], x = _ConcatPool(), torch.zeros(2, 3, *clf.facts['size'])
+    if isinstance(model[1][0], AdaptiveConcatPool2d): model[1][0] = _ConcatPool()
+    x = torch.zeros(2, 3, *clf.facts['size'])
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         prog = torch.onnx.export(model, (x,), input_names=['photos'], output_names=['logits'], opset_version=23, dynamo=True,
@@ -81,9 +81,8 @@ def _batches(clf, photos):
     if len(seen) < 32:
         raise ValueError(f"only {len(seen)} of these photos were used in training: "
                          "give the photos that the classifier was trained on")
-    some, size = np.random.default_rng(0).permutation(seen)[:256], clf.facts['size']
-    def read(file): return to_pixels(read_photo(file, 2*max(size)), size)
-    return [np.stack([read(o) for o in part]) for part in np.array_split(some, max(1, len(some)//32))]
+    some = np.random.default_rng(0).permutation(seen)[:256]
+    return [np.stack([clf.pixels(o) for o in part]) for part in np.array_split(some, max(1, len(some)//32))]
 
 # %% ../nbs/33_export.ipynb #73b52613
 def _quantise(model, batches, facts):

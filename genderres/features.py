@@ -11,6 +11,7 @@ __all__ = ['memory_left', 'view_features', 'FeatureDL', 'Rapid', 'GrowSize']
 from contextlib import contextmanager, nullcontext
 import psutil
 from fastai.vision.all import *
+from .files import survives_fork
 from .reader import PhotoProblem
 from .data import CropOrWhole, workers_that_fit
 from .weights import tensor_digest
@@ -154,7 +155,7 @@ def _fingerprint(learn):
     dls, body = learn.dls, {k: v.cpu() for k,v in learn.model[0].state_dict().items()}
     rows = pd.concat([o.items[['file', 'label']] for o in (dls.train_ds, dls.valid_ds)])
     photos = [(r.file, r.label, *_file_facts(r.file)) for r in rows.itertuples()]
-    tfms = str([_crop(dls).crop_p, *((o.after_item, o.after_batch) for o in (dls.train, dls.valid))])
+    tfms = str([getattr(dls, 'faces', 'no'), _crop(dls).crop_p, *((o.after_item, o.after_batch) for o in (dls.train, dls.valid))])
     return tensor_digest(body), tfms, photos
 
 # %% ../nbs/13_features.ipynb #4bf62ceb
@@ -208,6 +209,7 @@ def _on_features(learn):
 # %% ../nbs/13_features.ipynb #5127c7d1
 GenderLearner.rapid = None
 @patch
+@survives_fork
 def fit(self:GenderLearner, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, start_epoch=0):
     "fastai's `fit`; after `to_rapid` on features, or in the chosen precision"
     frozen, cbs, loss_func = self.rapid and _is_frozen(self.model[0]), L(cbs), self.loss_func

