@@ -1,6 +1,6 @@
 """Whole photos, faces, or both, on snapshots: python benchmarks/people.py --data FOLDER [--seeds N] [--hardware WORDS]
 
-Classifiers are trained on FOLDER/wild/train for four epochs, once for each seed, with each value of `faces`, and judged on wild/valid and wild/test:
+Classifiers are trained on FOLDER/wild/train for four epochs at 128 pixels, once for each seed, with each value of `faces`, and judged on wild/valid and wild/test:
 
 1. Lite0 with ImageNet's weights, which has seen none of these photos.
 2. The portrait body. It has learned FOLDER/wild/train with its labels, so its figures say how the ways of looking compare, not how good it is on photos from elsewhere.
@@ -59,7 +59,7 @@ def trained(photos, source, seeds):
     for arch,weights in (('tf_efficientnet_lite0', 'lite0'), ('resnet34', 'portrait')):
         for seed in range(seeds):
             for way in ways:
-                dls = gender_dls(source, faces=way, classes=words, num_workers=0)
+                dls = gender_dls(source, faces=way, size=128, classes=words, num_workers=0)
                 learn = run_experiment(dls, arch=arch, weights=weights, seed=seed, rapid=True).learn
                 yield from rows(photos, answers(learn.to_classifier(), photos), classifier=f'{weights}, four epochs', faces=way, seed=seed)
 

@@ -1,6 +1,6 @@
 "Everything a notebook needs: `from genderres.all import *`; helpers stay in their modules"
 from fastai.vision.all import *
-from .portraits import draw_portrait, sample_portraits
+from .portraits import draw_crowd, draw_portrait, sample_portraits
 from .photos import match_classes, photos_from_df, photos_from_folder, photos_from_func, photos_from_source, presented, unit_of
 from .duplicates import near_pairs, thumbnail
 from .check import check_images, check_summary
@@ -25,6 +25,7 @@ from .evaluate import evaluate
 from .export import compare
 from .sort import predict_sorted, sort_photos
 from .audit import Audit, audit
+from .count import PeopleCount, count_people, draw_people, estimate_counts
 from .video import VideoCount, Walk, count_video, draw_clip
 from .experiment import cross_validate, demo, run_experiment, save_results
 from .datasets import congress_portraits, kaggle_photos

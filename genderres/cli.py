@@ -6,7 +6,7 @@ Docs: https://genderres.github.io/genderres/cli.html.md"""
 
 # %% auto #0
 __all__ = ['app', 'Dir', 'Json', 'Overwrite', 'Batch', 'Device', 'Classes', 'check', 'train', 'evaluate', 'audit', 'predict',
-           'export', 'info', 'demo', 'main']
+           'count', 'export', 'info', 'demo', 'main']
 
 # %% ../nbs/50_cli.ipynb #bdd325fe
 import contextlib, functools, json, multiprocessing, os, sys, tempfile, warnings
@@ -106,7 +106,8 @@ def _pairs(text):
     return dict(pairs)
 
 # %% ../nbs/50_cli.ipynb #5ef2b492
-_dir_help = "Folder with a folder of photos for each class (or train/, valid/, test/ with these), or a CSV file."
+_dir_help = ("Folder with a folder of photos for each class, or with train/, valid/ and test/ that hold these or lie in each of these; "
+             "or a CSV file.")
 Dir = Annotated[Path, typer.Argument(exists=True, help=_dir_help)]
 Json = Annotated[bool, typer.Option('--json', help="Print JSON, for programs.")]
 Overwrite = Annotated[bool, typer.Option('--overwrite', help="Overwrite existing files.")]
@@ -395,6 +396,52 @@ def predict(
         table = clf.predict(paths, batch_size, abstain)
         data, text, any_read = _records(table), table.round(3).to_string(index=False, na_rep=''), (table.label != '').any()
     if any_read: return data, f'{text}\n({presented})'
+    _echo(text, err=True)
+    _stop('none of these photos could be read', 1)
+
+# %% ../nbs/50_cli.ipynb #1dd8e1c2
+_video = {'.mp4', '.mov', '.m4v', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.ts', '.3gp', '.wmv'}
+def _count_video(clf, paths):
+    "Count the people in a video"
+    raise typer.BadParameter(f'{paths[0]} is a video: name photos')
+
+# %% ../nbs/50_cli.ipynb #15f0bda7
+def _people_data(res, output):
+    "A count of people for programs; without an output also its rows"
+    data = dict(photos=len(res.photos), people=len(res.people), totals=res.totals.to_dict('index'), unsure=int(res.photos.unsure.sum()),
+                problems=res.photos.problem[res.photos.problem != ''].value_counts().to_dict())
+    if output: return dict(**data, output=str(output))
+    return dict(**data, rows=dict(people=_records(res.people), photos=_records(res.photos)))
+
+# %% ../nbs/50_cli.ipynb #27ace373
+@_verb('genderres count party/ -o people.csv --pictures boxes --blur', 'with -o, what was counted is kept: the same command continues there')
+def count(
+    paths: Annotated[list[Path], typer.Argument(help="Photos, and folders of photos at any depth.")],
+    model: Annotated[Path, typer.Option('--model',
+        help="Classifier: a .safetensors or .onnx file, which may also come before the photos. "
+             "Default: the one that comes with the package.")] = None,
+    output: Annotated[Path, typer.Option('-o', '--output',
+        help="Write a row for each person here (.csv, .parquet), and a row for each photo into a second file beside it; "
+             "after an interruption the same command continues.")] = None,
+    pictures: Annotated[Path, typer.Option('--pictures',
+        help="Put copies of the photos with a box around each face into this new folder. The photos stay as they are.")] = None,
+    blur: Annotated[bool, typer.Option('--blur', help="With --pictures: make faces unrecognisable.")] = False,
+    abstain: Annotated[float, typer.Option(min=0, max=1,
+        help="Below this probability a person is 'unsure'; default: what the classifier says.")] = None,
+    threshold: Annotated[float, typer.Option(min=.01, max=.99, help="Least score of a face; higher finds fewer.")] = .4,
+    classes: Classes = None, device: Device = None, overwrite: Overwrite = False, as_json: Json = False):
+    "Count the people in photos: find faces, judge each, and say how many there are of each class, in spite of errors."
+    if blur and not pictures: raise typer.BadParameter('--blur goes with --pictures')
+    if output: _check_output(output, overwrite, '.csv', '.parquet')
+    model, paths = _classifier_first(paths, model)
+    clf = _load(model, device)
+    if classes: clf = clf.renamed(classes)
+    if any(o.suffix.lower() in _video for o in paths): return _count_video(clf, paths)
+    from genderres.count import count_people
+    res = count_people(paths, clf, abstain, threshold, output, pictures, blur, overwrite=overwrite)
+    said = [f'The people are in {output}, the photos in {output.with_stem(output.stem + "-photos")}'] if output else []
+    text = '\n'.join([str(res), *said, *([f'The pictures are in {pictures}'] if pictures else [])])
+    if len(res.people) or res.photos.problem.eq('no face found').any(): return _people_data(res, output), text
     _echo(text, err=True)
     _stop('none of these photos could be read', 1)
 

@@ -7,7 +7,7 @@ Docs: https://genderres.github.io/genderres/count.html.md"""
 # %% auto #0
 __all__ = ['judge_faces', 'estimate_counts', 'PeopleCount', 'draw_people', 'count_people']
 
-# %% ../nbs/37_count.ipynb #0b8d2cbc
+# %% ../nbs/37_count.ipynb #4bb777fd
 import hashlib, os, warnings
 from collections import Counter
 from contextlib import nullcontext
@@ -24,7 +24,7 @@ from .predict import Classifier, Journal, expand_inputs, journal_of, photo_name,
 from .reader import PhotoProblem, read_photo, to_pixels
 from .sort import check_apart, numbered_name
 
-# %% ../nbs/37_count.ipynb #b5428155
+# %% ../nbs/37_count.ipynb #303666cb
 _box = ['x0', 'y0', 'x1', 'y1']
 def _crops(
     photo, # RGB, upright
@@ -35,7 +35,7 @@ def _crops(
     squares = [to_pixels(square_around(photo, o, 0.), size) for o in faces[_box].to_numpy(float)]
     return np.stack(squares) if squares else np.zeros((0, *size, 3), np.uint8)
 
-# %% ../nbs/37_count.ipynb #69866044
+# %% ../nbs/37_count.ipynb #6c6ece3b
 def _judge(
     clf, # Gives the probabilities
     crops, # (n, height, width, 3), uint8
@@ -54,7 +54,7 @@ def judge_faces(
     if isinstance(photo, np.ndarray): photo = Image.fromarray(photo)
     return _judge(clf, _crops(photo, faces, clf.facts['size']))
 
-# %% ../nbs/37_count.ipynb #935d40fd
+# %% ../nbs/37_count.ipynb #907acdfa
 _usual_lean = .3   # standard deviation between groups of people, see `benchmarks/count.py`
 def _lean(
     facts # Of a classifier
@@ -64,7 +64,7 @@ def _lean(
     best = max(scores, key=lambda o: o['n'], default=dict(n=0, right=0))
     return float(np.hypot(_usual_lean, (2/(1 + best['n'] - best['right']))**.5))
 
-# %% ../nbs/37_count.ipynb #69a09969
+# %% ../nbs/37_count.ipynb #d4050b6c
 def _prior(
     facts # Of a classifier
 ): # (classes,)
@@ -73,7 +73,7 @@ def _prior(
     n = np.array([*photos['train'].values()] if isinstance(photos, dict) and 'train' in photos else [], float)
     return n/n.sum() if len(n) == classes else np.full(classes, 1/classes)
 
-# %% ../nbs/37_count.ipynb #9f46414a
+# %% ../nbs/37_count.ipynb #c8d45202
 def _sample_counts(
     probs, # (n, classes)
     prior, # (classes,); shares that `probs` were given for
@@ -91,7 +91,7 @@ def _sample_counts(
         share /= share.sum(1, keepdims=True)
     return counts
 
-# %% ../nbs/37_count.ipynb #9e35baec
+# %% ../nbs/37_count.ipynb #1ec5cf32
 def estimate_counts(
     probs:np.ndarray, # (n, classes); what a calibrated classifier says of each person
     prior:np.ndarray=None, # (classes,); share of each class in training; default: equal
@@ -108,7 +108,7 @@ def estimate_counts(
     low, high = np.quantile(counts, [.025, .975], axis=0, method='inverted_cdf')
     return pd.DataFrame(dict(estimate=counts.mean(0), low=low, high=high))
 
-# %% ../nbs/37_count.ipynb #f9524c14
+# %% ../nbs/37_count.ipynb #eb99dd96
 def _look(
     item, # A photo, as from `expand_inputs`
     size, # Height and width of a crop
@@ -122,7 +122,7 @@ def _look(
         return faces[[*_box, 'score']].to_numpy(), _crops(photo, faces, size), hashlib.sha256(photo.tobytes()).hexdigest()[:16], ''
     except PhotoProblem as e: return np.zeros((0, 5)), np.zeros((0, *size, 3), np.uint8), '', str(e)
 
-# %% ../nbs/37_count.ipynb #78c97c5d
+# %% ../nbs/37_count.ipynb #7996d98a
 def _look_at_all(
     clf, # Gives the probabilities
     items, # Some photos
@@ -134,7 +134,7 @@ def _look_at_all(
     return pd.DataFrame(dict(file=[photo_name(o) for o in items], id=[o[2] for o in looks], problem=[o[3] for o in looks],
                              faces=[o[0].tolist() for o in looks], probs=[o.tolist() for o in probs]), dtype=object)
 
-# %% ../nbs/37_count.ipynb #a6d43d4e
+# %% ../nbs/37_count.ipynb #436e4a49
 def _tables(
     looked, # As from `_look_at_all`
     vocab, # Names of the classes
@@ -151,7 +151,7 @@ def _tables(
     counts = pd.crosstab(some.index, label).reindex(index=looked.index, columns=[*vocab, unsure], fill_value=0)
     return people, pd.concat([looked.file, counts, looked.problem], axis=1).reset_index(drop=True)
 
-# %% ../nbs/37_count.ipynb #ed0ab513
+# %% ../nbs/37_count.ipynb #ce2b4e67
 class PeopleCount:
     "The people in photos, with `people`, `photos` and `totals`"
     def __init__(self,
@@ -173,7 +173,7 @@ class PeopleCount:
         lines += [f'{n:,} of the photos: {o}' for o,n in why[why != ''].value_counts().items()]
         return '\n'.join([*lines, f'({presented})'])
 
-# %% ../nbs/37_count.ipynb #d330dc59
+# %% ../nbs/37_count.ipynb #1eac9cf6
 _colours = ['#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00']
 def _pixelate(
     photo, # Is changed
@@ -185,7 +185,7 @@ def _pixelate(
     part = photo.crop((x0, y0, x1, y1))
     photo.paste(part.resize((6, 6), Image.Resampling.BOX).resize(part.size, Image.Resampling.NEAREST), (x0, y0))
 
-# %% ../nbs/37_count.ipynb #5a4949f0
+# %% ../nbs/37_count.ipynb #1816b759
 def draw_people(
     photo:Image.Image, # RGB, upright
     people:pd.DataFrame, # Rows of `PeopleCount.people`
@@ -206,14 +206,14 @@ def draw_people(
         draw.text((left, bottom), r.label, 'black' if r.label not in vocab[:1] else 'white', font, 'lb')
     return photo
 
-# %% ../nbs/37_count.ipynb #70755a66
+# %% ../nbs/37_count.ipynb #79eefdf1
 def _picture_names(files):
     "A name for the picture of each file: its own if no other file has it"
     jpeg = lambda o: o if o.lower().endswith(('.jpg', '.jpeg')) else o + '.jpg'
     users = Counter(jpeg(Path(o).name).casefold() for o in files)
     return {str(o): jpeg(Path(o).name if users[jpeg(Path(o).name).casefold()] == 1 else numbered_name(o)) for o in files}
 
-# %% ../nbs/37_count.ipynb #2a767c20
+# %% ../nbs/37_count.ipynb #6a0d463f
 def _begin_pictures(
     folder, # Folder for the pictures
     photos, # As in `count_people`
@@ -231,7 +231,7 @@ def _begin_pictures(
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()) and not again: raise FileExistsError(f"{folder} is not empty: choose a new folder for the pictures")
 
-# %% ../nbs/37_count.ipynb #2c6e3a1c
+# %% ../nbs/37_count.ipynb #c373a14a
 def _write_pictures(
     looked, # As from `_look_at_all`
     names, # From `_picture_names`
@@ -246,7 +246,7 @@ def _write_pictures(
         else:
             with write_whole(target) as part: photo.save(part, 'JPEG', quality=90)
 
-# %% ../nbs/37_count.ipynb #891c0ed7
+# %% ../nbs/37_count.ipynb #52fb2a76
 def _outputs(out, overwrite):
     "The paths of both tables; `OSError` or `ValueError` if they cannot be written"
     if out is None: return []
@@ -254,7 +254,7 @@ def _outputs(out, overwrite):
     table_format(out)
     return [out, check_output(out.with_name(f'{out.stem}-photos{out.suffix}'), overwrite)]
 
-# %% ../nbs/37_count.ipynb #10971409
+# %% ../nbs/37_count.ipynb #ac6ae5f6
 def _start(
     clf, abstain, threshold # As in `count_people`
 ): # The classifier, and the probability that is needed
@@ -270,7 +270,7 @@ def _start(
     if not 0 <= abstain <= 1: raise ValueError(f"abstain={abstain}: give a probability, from 0 (always answer) to 1")
     return clf, abstain
 
-# %% ../nbs/37_count.ipynb #de794a3a
+# %% ../nbs/37_count.ipynb #32defec4
 def _count_all(
     clf, items, threshold, batch_size, # As in `count_people`; `items` is an iterator
     bar, # Progress
@@ -289,7 +289,7 @@ def _count_all(
     if journal: journal.remove()
     raise ValueError("no photo was given")
 
-# %% ../nbs/37_count.ipynb #2e72689a
+# %% ../nbs/37_count.ipynb #c86f209e
 def count_people(
     photos, # Path, bytes, open file, image, array, folder, or a list or generator of them
     clf:Classifier=None, # Gives the answers; default: the ready classifier
