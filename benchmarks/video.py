@@ -60,7 +60,7 @@ def measure(n, seconds, folder, clf, theirs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--seconds', type=float, default=4, help='length of a clip')
+    parser.add_argument('--seconds', type=float, default=2, help='length of a clip')
     parser.add_argument('--hardware', default='unknown', help='the machine, in words')
     args = parser.parse_args()
     clf, theirs = ReadyClassifier(), peer()

@@ -229,7 +229,10 @@ class Audit:
         self.coverage = at_coverage(sure, right) if self.has_probabilities else None
 
     @property
-    def has_probabilities(self): return {*self.vocab} <= {*self.table.columns}
+    def has_probabilities(self):
+        "Does the table have a probability for each class?"
+        return {*self.vocab} <= {*self.table.columns}
+
     def _left_out(self):
         counts = self.table.problem[self.table.problem != ''].value_counts()
         return ', '.join(f'{n:,} ({o})' for o,n in counts.items())

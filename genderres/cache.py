@@ -8,27 +8,26 @@ Docs: https://genderres.github.io/genderres/cache.html.md"""
 __all__ = ['decode_photo', 'cached_files', 'clear_cache', 'PhotoCache', 'cache_photos']
 
 # %% ../nbs/14_cache.ipynb #625b50ec
-import hashlib, io, os, struct, threading, warnings, zlib
+import hashlib, os, struct, threading, warnings, zlib
 from contextlib import suppress
 import PIL
 from fastai.vision.all import *
-from .reader import PhotoProblem, check_file, in_few_words, open_image, to_rgb
+from .reader import PhotoProblem, check_file, in_few_words, read_photo
 from .data import ReadPhoto
 
 # %% ../nbs/14_cache.ipynb #2b63a61b
+def _shrunk(photo, side):
+    "`photo` with a shorter side of at most `side` pixels"
+    share = side/min(photo.size)
+    return photo if share >= 1 else photo.resize([max(round(o*share), 1) for o in photo.size], Image.Resampling.LANCZOS)
+
 def decode_photo(
     data:bytes, # Content of a file
     side:int, # Largest shorter side of the result, in pixels
     read:Callable=None # Gives the face in `data`, see `ReadPhoto`; default: the whole photo
 ) -> Image.Image: # RGB, upright
     "The photo in `data`, shrunk if it is larger than `side`; `PhotoProblem` if it cannot be decoded"
-    if read: photo = read(data, side)
-    else:
-        with in_few_words(), open_image(io.BytesIO(data)) as im:
-            im.draft(None, (side, side))
-            photo = to_rgb(im)
-    share = side/min(photo.size)
-    return photo if share >= 1 else photo.resize([max(round(o*share), 1) for o in photo.size], Image.Resampling.LANCZOS)
+    return _shrunk(read(data, side), side) if read else read_photo(data, side, partial(_shrunk, side=side))
 
 # %% ../nbs/14_cache.ipynb #4294dce3
 _header, _kind = struct.Struct('<4sIII'), b'grs1'   # kind, width, height, checksum

@@ -9,7 +9,7 @@ __all__ = ['reliability', 'calibration_scores', 'tempered', 'fit_temperature', '
            'photos_needed', 'choose_threshold', 'Calibration']
 
 # %% ../nbs/23_calibrate.ipynb #ac1e0ff0
-import hashlib
+import hashlib, warnings
 from fastai.vision.all import *
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
@@ -79,7 +79,10 @@ def fit_temperature(
     goal = np.full((n, c), 1/(n + 2)/(c - 1))
     goal[np.arange(n), targs] = 1 - 1/(n + 2)
     loss = lambda x: -(goal*log_softmax(logits/np.exp(x), 1)).sum()
-    return float(np.exp(minimize_scalar(loss, bounds=np.log([.05, 100]), method='bounded').x))
+    best = float(np.exp(minimize_scalar(loss, bounds=np.log([.05, 100]), method='bounded').x))
+    if best > 99.9: warnings.warn("the temperature ends at its limit of 100: the surest answers are not right more often than the others, "
+                                  "so the probabilities say nothing. Look at the labels and at the training", stacklevel=2)
+    return best
 
 # %% ../nbs/23_calibrate.ipynb #7bfa2e25
 def clopper_pearson_upper(

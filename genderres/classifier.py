@@ -126,6 +126,8 @@ def _trained(learn, interp, licence, calibration):
     scores = interp.scores().replace({np.nan: None}).to_dict('index')
     versions = {o: version(o) for o in ('genderres', 'fastai', 'torch', 'torchvision', 'pillow')}
     data, more = _data_facts(learn.dls.photos), dict(calibration=calibration.facts()) if calibration else {}
+    weight = getattr(getattr(learn.loss_func, 'func', None), 'weight', None)   # of `class_weights`
+    if weight is not None: more['class_weights'] = weight.tolist()
     return dict(**data, seed=learn.dls.seed, weights=Path(learn.weights).name,
                 epochs_of_last_fit=len(learn.recorder.values),
                 scored_on=sorted(set(interp.dl.items['split'])), scores=scores,

@@ -1,4 +1,4 @@
-"""The same verbs from a shell: `genderres check`, `train`, `evaluate`, `audit`, `predict`, `export`, `info`, `demo`
+"""The same verbs from a shell: `genderres check`, `train`, `evaluate`, `audit`, `predict`, `count`, `export`, `info`, `demo`
 
 Docs: https://genderres.github.io/genderres/cli.html.md"""
 
@@ -401,9 +401,42 @@ def predict(
 
 # %% ../nbs/50_cli.ipynb #1dd8e1c2
 _video = {'.mp4', '.mov', '.m4v', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.ts', '.3gp', '.wmv'}
-def _count_video(clf, paths):
+def _video_source(paths, camera):
+    "What frames come from, or None if there are only photos; a usage error if it is not clear"
+    if camera is not None and paths: raise typer.BadParameter(f'--camera stands alone: leave out {paths[0]}')
+    if camera is not None and not camera.isdecimal() and '://' not in camera:
+        raise typer.BadParameter(f"--camera {camera}: give a number, from 0, or an address, e.g. rtsp://192.168.1.20/live")
+    if camera is not None: return int(camera) if camera.isdecimal() else camera
+    videos = [o for o in paths if o.suffix.lower() in _video]
+    if videos and len(paths) > 1: raise typer.BadParameter(f'{videos[0]} is a video, and stands alone: leave out the rest')
+    return videos[0] if videos else None
+
+# %% ../nbs/50_cli.ipynb #013bf7cf
+def _write_video(res, output, minutes, plot, overwrite):
+    "Write the tables and the plot, and say where they are"
+    from genderres.files import write_tables, write_whole
+    for table,file in ((res.people, output), (res.minutes, minutes)):
+        if file: write_tables([table], file, overwrite)
+    if plot:
+        import matplotlib
+        matplotlib.use('agg')
+        with write_whole(plot, overwrite) as part: res.plot().figure.savefig(part)
+    files = {'The people are in': output, 'The minutes are in': minutes, 'The plot is': plot}
+    return [f'{words} {o}' for words,o in files.items() if o]
+
+# %% ../nbs/50_cli.ipynb #e315c9a8
+def _count_video(clf, source, line, seconds, abstain, threshold, output, minutes, plot, overwrite):
     "Count the people in a video"
-    raise typer.BadParameter(f'{paths[0]} is a video: name photos')
+    from genderres.video import count_video
+    res = count_video(source, clf, line and line.split(','), threshold=threshold, abstain=abstain, seconds=seconds)
+    said = _write_video(res, output, minutes, plot, overwrite)
+    text = '\n'.join([str(res), *said])
+    if res.problem == 'interrupted' and isinstance(source, Path):   # a camera ends no other way
+        _echo(text, err=True)
+        _stop('interrupted: what was counted until then is kept', 130)
+    data = dict(people=len(res.people), came=len(res.came), seconds=round(res.seconds, 2), problem=res.problem,
+                totals=res.totals.to_dict('index'), unsure=int((res.came.label == 'unsure').sum()))
+    return data if output else dict(**data, rows=_records(res.people)), text
 
 # %% ../nbs/50_cli.ipynb #15f0bda7
 def _people_data(res, output):
@@ -414,29 +447,44 @@ def _people_data(res, output):
     return dict(**data, rows=dict(people=_records(res.people), photos=_records(res.photos)))
 
 # %% ../nbs/50_cli.ipynb #27ace373
-@_verb('genderres count party/ -o people.csv --pictures boxes --blur', 'with -o, what was counted is kept: the same command continues there')
+@_verb('genderres count party/ -o people.csv --pictures boxes --blur',
+       'with -o, what was counted is kept: the same command continues there')
 def count(
-    paths: Annotated[list[Path], typer.Argument(help="Photos, and folders of photos at any depth.")],
+    paths: Annotated[list[Path], typer.Argument(help="Photos, and folders of photos at any depth; or one video.")] = None,
     model: Annotated[Path, typer.Option('--model',
         help="Classifier: a .safetensors or .onnx file, which may also come before the photos. "
              "Default: the one that comes with the package.")] = None,
     output: Annotated[Path, typer.Option('-o', '--output',
-        help="Write a row for each person here (.csv, .parquet), and a row for each photo into a second file beside it; "
-             "after an interruption the same command continues.")] = None,
+        help="Write a row for each person here (.csv, .parquet). Of photos, a row for each goes into a second file beside it, "
+             "and after an interruption the same command continues.")] = None,
     pictures: Annotated[Path, typer.Option('--pictures',
         help="Put copies of the photos with a box around each face into this new folder. The photos stay as they are.")] = None,
     blur: Annotated[bool, typer.Option('--blur', help="With --pictures: make faces unrecognisable.")] = False,
+    camera: Annotated[str, typer.Option('--camera', metavar='NUMBER',
+        help="Count before this camera, from 0, or at this address, e.g. rtsp://192.168.1.20/live, until Ctrl-C.")] = None,
+    line: Annotated[str, typer.Option('--line', metavar='X0,Y0,X1,Y1',
+        help="A line across the video, in shares of its width and height: who comes over it to its right-hand side goes in, "
+             "others go out. E.g. 0,.5,1,.5: down over the middle is in.")] = None,
+    minutes: Annotated[Path, typer.Option('--minutes', help="Write how many people come in each minute of a video here (.csv, .parquet).")] = None,
+    plot: Annotated[Path, typer.Option('--plot', help="Plot the minutes here (.png, .svg, .pdf).")] = None,
+    seconds: Annotated[float, typer.Option('--seconds', min=0, help="Stop after so many seconds of video.")] = None,
     abstain: Annotated[float, typer.Option(min=0, max=1,
         help="Below this probability a person is 'unsure'; default: what the classifier says.")] = None,
     threshold: Annotated[float, typer.Option(min=.01, max=.99, help="Least score of a face; higher finds fewer.")] = .4,
     classes: Classes = None, device: Device = None, overwrite: Overwrite = False, as_json: Json = False):
-    "Count the people in photos: find faces, judge each, and say how many there are of each class, in spite of errors."
+    "Count the people in photos, or in a video or before a camera, each once: how many there are of each class, in spite of errors."
     if blur and not pictures: raise typer.BadParameter('--blur goes with --pictures')
     if output: _check_output(output, overwrite, '.csv', '.parquet')
-    model, paths = _classifier_first(paths, model)
+    if minutes: _check_output(minutes, overwrite, '.csv', '.parquet')
+    if plot: _check_output(plot, overwrite, '.png', '.svg', '.pdf')
+    if not paths and camera is None: raise typer.BadParameter('name photos or a video, or say --camera 0')
+    if paths: model, paths = _classifier_first(paths, model)
+    source = _video_source(paths or [], camera)
+    if source is not None and pictures: raise typer.BadParameter('--pictures is for photos: no frame of a video is kept')
+    if source is None and (line or minutes or plot or seconds): raise typer.BadParameter('--line, --minutes, --plot and --seconds are for a video or --camera')
     clf = _load(model, device)
     if classes: clf = clf.renamed(classes)
-    if any(o.suffix.lower() in _video for o in paths): return _count_video(clf, paths)
+    if source is not None: return _count_video(clf, source, line, seconds, abstain, threshold, output, minutes, plot, overwrite)
     from genderres.count import count_people
     res = count_people(paths, clf, abstain, threshold, output, pictures, blur, overwrite=overwrite)
     said = [f'The people are in {output}, the photos in {output.with_stem(output.stem + "-photos")}'] if output else []

@@ -7,7 +7,7 @@ Docs: https://genderres.github.io/genderres/count.html.md"""
 # %% auto #0
 __all__ = ['judge_faces', 'estimate_counts', 'PeopleCount', 'draw_people', 'count_people']
 
-# %% ../nbs/37_count.ipynb #4bb777fd
+# %% ../nbs/37_count.ipynb #a22cbeb8
 import hashlib, os, warnings
 from collections import Counter
 from contextlib import nullcontext
@@ -24,7 +24,7 @@ from .predict import Classifier, Journal, expand_inputs, journal_of, photo_name,
 from .reader import PhotoProblem, read_photo, to_pixels
 from .sort import check_apart, numbered_name
 
-# %% ../nbs/37_count.ipynb #303666cb
+# %% ../nbs/37_count.ipynb #aa1361d7
 _box = ['x0', 'y0', 'x1', 'y1']
 def _crops(
     photo, # RGB, upright
@@ -35,7 +35,7 @@ def _crops(
     squares = [to_pixels(square_around(photo, o, 0.), size) for o in faces[_box].to_numpy(float)]
     return np.stack(squares) if squares else np.zeros((0, *size, 3), np.uint8)
 
-# %% ../nbs/37_count.ipynb #6c6ece3b
+# %% ../nbs/37_count.ipynb #62b4c289
 def _judge(
     clf, # Gives the probabilities
     crops, # (n, height, width, 3), uint8
@@ -54,7 +54,7 @@ def judge_faces(
     if isinstance(photo, np.ndarray): photo = Image.fromarray(photo)
     return _judge(clf, _crops(photo, faces, clf.facts['size']))
 
-# %% ../nbs/37_count.ipynb #907acdfa
+# %% ../nbs/37_count.ipynb #28f1779a
 _usual_lean = .3   # standard deviation between groups of people, see `benchmarks/count.py`
 def _lean(
     facts # Of a classifier
@@ -64,16 +64,18 @@ def _lean(
     best = max(scores, key=lambda o: o['n'], default=dict(n=0, right=0))
     return float(np.hypot(_usual_lean, (2/(1 + best['n'] - best['right']))**.5))
 
-# %% ../nbs/37_count.ipynb #d4050b6c
+# %% ../nbs/37_count.ipynb #c3ee9da4
 def _prior(
     facts # Of a classifier
 ): # (classes,)
-    "The share of each class among the photos that a classifier was trained on; equal shares if it does not say"
+    "The share of each class in training, as the loss weighed it; equal shares if the classifier does not say"
     photos, classes = facts['trained'].get('photos'), len(facts['vocab'])
     n = np.array([*photos['train'].values()] if isinstance(photos, dict) and 'train' in photos else [], float)
-    return n/n.sum() if len(n) == classes else np.full(classes, 1/classes)
+    if len(n) != classes: n = np.ones(classes)
+    else: n *= facts['trained'].get('class_weights', 1)
+    return n/n.sum()
 
-# %% ../nbs/37_count.ipynb #c8d45202
+# %% ../nbs/37_count.ipynb #189f76f5
 def _sample_counts(
     probs, # (n, classes)
     prior, # (classes,); shares that `probs` were given for
@@ -91,7 +93,7 @@ def _sample_counts(
         share /= share.sum(1, keepdims=True)
     return counts
 
-# %% ../nbs/37_count.ipynb #1ec5cf32
+# %% ../nbs/37_count.ipynb #a82f943a
 def estimate_counts(
     probs:np.ndarray, # (n, classes); what a calibrated classifier says of each person
     prior:np.ndarray=None, # (classes,); share of each class in training; default: equal
@@ -108,7 +110,7 @@ def estimate_counts(
     low, high = np.quantile(counts, [.025, .975], axis=0, method='inverted_cdf')
     return pd.DataFrame(dict(estimate=counts.mean(0), low=low, high=high))
 
-# %% ../nbs/37_count.ipynb #eb99dd96
+# %% ../nbs/37_count.ipynb #cfd6ed54
 def _look(
     item, # A photo, as from `expand_inputs`
     size, # Height and width of a crop
@@ -119,10 +121,11 @@ def _look(
         photo = read_photo(photo_source(item))
         faces = find_faces(photo, threshold)
         if not len(faces): raise PhotoProblem('no face found')
-        return faces[[*_box, 'score']].to_numpy(), _crops(photo, faces, size), hashlib.sha256(photo.tobytes()).hexdigest()[:16], ''
+        key = hashlib.sha256(photo.tobytes()).hexdigest()[:16]
+        return faces[[*_box, 'score']].to_numpy(), _crops(photo, faces, size), key, ''
     except PhotoProblem as e: return np.zeros((0, 5)), np.zeros((0, *size, 3), np.uint8), '', str(e)
 
-# %% ../nbs/37_count.ipynb #7996d98a
+# %% ../nbs/37_count.ipynb #2e60dd95
 def _look_at_all(
     clf, # Gives the probabilities
     items, # Some photos
@@ -131,10 +134,11 @@ def _look_at_all(
     "The faces of some photos, judged together"
     looks = [*in_threads(lambda o: _look(o, clf.facts['size'], threshold), items)]
     probs = np.split(_judge(clf, np.concatenate([o[1] for o in looks])), np.cumsum([len(o[0]) for o in looks])[:-1])
-    return pd.DataFrame(dict(file=[photo_name(o) for o in items], id=[o[2] for o in looks], problem=[o[3] for o in looks],
-                             faces=[o[0].tolist() for o in looks], probs=[o.tolist() for o in probs]), dtype=object)
+    return pd.DataFrame(dict(file=[photo_name(o) for o in items], id=[o[2] for o in looks],
+                             problem=[o[3] for o in looks], faces=[o[0].tolist() for o in looks],
+                             probs=[o.tolist() for o in probs]), dtype=object)
 
-# %% ../nbs/37_count.ipynb #436e4a49
+# %% ../nbs/37_count.ipynb #158e126b
 def _tables(
     looked, # As from `_look_at_all`
     vocab, # Names of the classes
@@ -142,20 +146,22 @@ def _tables(
 ): # A row for each person; a row for each photo
     "People and photos"
     again = looked.id.duplicated() & (looked.id != '')
-    looked = looked.assign(problem=looked.problem.mask(again, 'counted already, as ' + looked.groupby('id').file.transform('first')))
+    first = looked.groupby('id').file.transform('first')
+    looked = looked.assign(problem=looked.problem.mask(again, 'counted already, as ' + first))
     some = looked[looked.problem == ''].explode(['faces', 'probs'])
     faces, probs = (np.array(some[o].tolist(), float).reshape(-1, n) for o,n in dict(faces=5, probs=len(vocab)).items())
     label = np.where(probs.max(1) < abstain, unsure, np.array([*vocab], object)[probs.argmax(1)])
-    people = pd.DataFrame(dict(file=some.file.to_numpy(object), **dict(zip(_box, faces[:,:4].round().astype(int).T)), score=faces[:,4],
-                               label=label.astype(object), **dict(zip(vocab, probs.T))))
+    boxes = dict(zip(_box, faces[:,:4].round().astype(int).T))
+    people = pd.DataFrame(dict(file=some.file.to_numpy(object), **boxes, score=faces[:,4], label=label.astype(object),
+                               **dict(zip(vocab, probs.T))))
     counts = pd.crosstab(some.index, label).reindex(index=looked.index, columns=[*vocab, unsure], fill_value=0)
     return people, pd.concat([looked.file, counts, looked.problem], axis=1).reset_index(drop=True)
 
-# %% ../nbs/37_count.ipynb #ce2b4e67
+# %% ../nbs/37_count.ipynb #9ae1da82
 class PeopleCount:
     "The people in photos, with `people`, `photos` and `totals`"
     def __init__(self,
-        people:pd.DataFrame, # A row for each: `file`, box in pixels, `score` of the detector, `label`, a probability for each class
+        people:pd.DataFrame, # A row for each: `file`, box in pixels, `score` of the face, `label`, probabilities
         photos:pd.DataFrame, # A row for each: `file`, the number of each class and of "unsure", `problem`
         facts:dict # Of the classifier
     ):
@@ -165,15 +171,17 @@ class PeopleCount:
         self.totals = pd.concat([pd.Series(counted, name='counted'), estimates], axis=1).set_axis(vocab)
 
     def __repr__(self):
-        lines = [f'{len(self.photos):,} photo{"s"*(len(self.photos) != 1)}, {len(self.people):,} faces', '',
+        each = lambda n, what: f'{n:,} {what}{"s"*(n != 1)}'
+        lines = [f'{each(len(self.photos), "photo")}, {each(len(self.people), "face")}', '',
                  f'{"":12}{"counted":>8}{"estimate":>10}   95% interval']
-        lines += [f'{r.Index:<12}{r.counted:>8,}{r.estimate:>10,.1f}   {r.low:,} to {r.high:,}' for r in self.totals.itertuples()]
+        lines += [f'{r.Index:<12}{r.counted:>8,}{r.estimate:>10,.1f}   {r.low:,} to {r.high:,}'
+                  for r in self.totals.itertuples()]
         lines += [f'{unsure:<12}{(self.people.label == unsure).sum():>8,}']
         why = self.photos.problem.str.split('[,:]', n=1, regex=True).str[0]
-        lines += [f'{n:,} of the photos: {o}' for o,n in why[why != ''].value_counts().items()]
+        lines += [f'{o}: {each(n, "photo")}' for o,n in why[why != ''].value_counts().items()]
         return '\n'.join([*lines, f'({presented})'])
 
-# %% ../nbs/37_count.ipynb #1eac9cf6
+# %% ../nbs/37_count.ipynb #6081a8bc
 _colours = ['#0072B2', '#E69F00', '#009E73', '#CC79A7', '#56B4E9', '#D55E00']
 def _pixelate(
     photo, # Is changed
@@ -185,7 +193,7 @@ def _pixelate(
     part = photo.crop((x0, y0, x1, y1))
     photo.paste(part.resize((6, 6), Image.Resampling.BOX).resize(part.size, Image.Resampling.NEAREST), (x0, y0))
 
-# %% ../nbs/37_count.ipynb #1816b759
+# %% ../nbs/37_count.ipynb #4c7d89cd
 def draw_people(
     photo:Image.Image, # RGB, upright
     people:pd.DataFrame, # Rows of `PeopleCount.people`
@@ -206,14 +214,15 @@ def draw_people(
         draw.text((left, bottom), r.label, 'black' if r.label not in vocab[:1] else 'white', font, 'lb')
     return photo
 
-# %% ../nbs/37_count.ipynb #79eefdf1
+# %% ../nbs/37_count.ipynb #0ad8c0b5
 def _picture_names(files):
     "A name for the picture of each file: its own if no other file has it"
     jpeg = lambda o: o if o.lower().endswith(('.jpg', '.jpeg')) else o + '.jpg'
-    users = Counter(jpeg(Path(o).name).casefold() for o in files)
-    return {str(o): jpeg(Path(o).name if users[jpeg(Path(o).name).casefold()] == 1 else numbered_name(o)) for o in files}
+    own = {str(o): jpeg(Path(o).name) for o in files}
+    users = Counter(o.casefold() for o in own.values())
+    return {o: name if users[name.casefold()] == 1 else jpeg(numbered_name(o)) for o,name in own.items()}
 
-# %% ../nbs/37_count.ipynb #6a0d463f
+# %% ../nbs/37_count.ipynb #45940756
 def _begin_pictures(
     folder, # Folder for the pictures
     photos, # As in `count_people`
@@ -229,9 +238,10 @@ def _begin_pictures(
         raise ValueError(f"{folder} holds photos that are counted: choose a new folder for the pictures")
     if folder.exists() and not folder.is_dir(): raise NotADirectoryError(f"{folder} is a file: choose a new folder")
     folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()) and not again: raise FileExistsError(f"{folder} is not empty: choose a new folder for the pictures")
+    if any(folder.iterdir()) and not again:
+        raise FileExistsError(f"{folder} is not empty: choose a new folder for the pictures")
 
-# %% ../nbs/37_count.ipynb #c373a14a
+# %% ../nbs/37_count.ipynb #d1a38180
 def _write_pictures(
     looked, # As from `_look_at_all`
     names, # From `_picture_names`
@@ -246,7 +256,7 @@ def _write_pictures(
         else:
             with write_whole(target) as part: photo.save(part, 'JPEG', quality=90)
 
-# %% ../nbs/37_count.ipynb #52fb2a76
+# %% ../nbs/37_count.ipynb #083ae499
 def _outputs(out, overwrite):
     "The paths of both tables; `OSError` or `ValueError` if they cannot be written"
     if out is None: return []
@@ -254,7 +264,7 @@ def _outputs(out, overwrite):
     table_format(out)
     return [out, check_output(out.with_name(f'{out.stem}-photos{out.suffix}'), overwrite)]
 
-# %% ../nbs/37_count.ipynb #ac6ae5f6
+# %% ../nbs/37_count.ipynb #d9530d8f
 def _start(
     clf, abstain, threshold # As in `count_people`
 ): # The classifier, and the probability that is needed
@@ -270,7 +280,7 @@ def _start(
     if not 0 <= abstain <= 1: raise ValueError(f"abstain={abstain}: give a probability, from 0 (always answer) to 1")
     return clf, abstain
 
-# %% ../nbs/37_count.ipynb #32defec4
+# %% ../nbs/37_count.ipynb #1952486b
 def _count_all(
     clf, items, threshold, batch_size, # As in `count_people`; `items` is an iterator
     bar, # Progress
@@ -289,7 +299,7 @@ def _count_all(
     if journal: journal.remove()
     raise ValueError("no photo was given")
 
-# %% ../nbs/37_count.ipynb #c86f209e
+# %% ../nbs/37_count.ipynb #26e72dd9
 def count_people(
     photos, # Path, bytes, open file, image, array, folder, or a list or generator of them
     clf:Classifier=None, # Gives the answers; default: the ready classifier

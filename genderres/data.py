@@ -115,10 +115,10 @@ def _warn_copies(
     "Warn of copies in different parts of the split, or with different labels"
     pairs = pairs[photos.usable.to_numpy()[pairs[['one', 'two']]].all(axis=1)]
     if n := torn_pairs(photos, pairs):
-        warnings.warn(f"this split tears {n:,} of {len(pairs):,} pairs of copies apart, so the network is partly tested "
+        warnings.warn(f"this split tears {n:,} of {len(pairs):,} pair{'s'*(len(pairs) != 1)} of copies apart, so the network is partly tested "
                       "on photos it was trained on; check_images names them", stacklevel=3)
     one, two = (photos.label.to_numpy()[pairs[o]] for o in ('one', 'two'))
-    if n := (one != two).sum(): warnings.warn(f"{n:,} pairs of copies are filed under two labels; check_images names them", stacklevel=3)
+    if n := int((one != two).sum()): warnings.warn(f"{n:,} pair{'s'*(n != 1)} of copies {'is' if n == 1 else 'are'} filed under two labels; check_images names them", stacklevel=3)
 
 # %% ../nbs/08_data.ipynb #2395f7e9
 def _check_faces(faces):
@@ -185,10 +185,10 @@ def _count_faces(
 def _warn_faces(photos):
     "Warn of photos without a face, and of those with several"
     n = photos.faces[photos.usable]
-    none, several = (n == 0).sum(), (n > 1).sum()
-    if none or several:
-        warnings.warn(f"no face found in {none:,} of {len(n):,} photos, so the network sees them as a whole; several faces "
-                      f"in {several:,}, so it sees the largest. The numbers are in dls.photos.faces", stacklevel=3)
+    cases = {'no face found in {:,} of {:,} photos: the network sees the whole photo': (n == 0).sum(),
+             'several faces in {:,} of {:,}: it sees the largest': (n > 1).sum()}
+    if said := [text.format(k, len(n)) for text,k in cases.items() if k]:
+        warnings.warn('; '.join(said) + '. The numbers are in dls.photos.faces', stacklevel=3)
 
 # %% ../nbs/08_data.ipynb #9494d85e
 def _batch_size(

@@ -96,6 +96,7 @@ def congress_portraits(
     progress:bool=True # Show a bar
 ) -> pd.DataFrame: # `file`, `label`, `person`, `born`, `type`, `party`, `problem`; a row for everyone listed
     "Download official portraits that `dest` lacks, with labels; `ConnectionError` if the tables or 20 portraits in a row fail"
+    if n is not None and n < 1: raise ValueError(f"n={n}: give a number from 1 up, or None for all")
     dest, labels = Path(dest), Path(dest)/'labels.csv'
     if labels.exists() and not labels.read_bytes().startswith(b'file,label,person,born,type,party\n'):
         raise FileExistsError(f"{labels} does not come from this download: choose another folder")

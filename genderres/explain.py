@@ -12,7 +12,7 @@ from fastai.vision.all import *
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from .files import in_threads, need
-from .reader import examine, read_photo
+from .reader import examine
 from .photos import presented, unit_of
 from .interpret import GenderInterpretation
 
@@ -74,12 +74,15 @@ def plot_top_losses_cam(self:GenderInterpretation,
     return fig
 
 # %% ../nbs/25_explain.ipynb #fdd01f2e
+def _small(photo):
+    "The photo in 16 by 16 pixels, (16, 16, 3), float32"
+    return np.asarray(photo.resize((16, 16)), np.float32)
+
 def _cues(
     facts, # From `examine`
-    photo # From `examine`
+    x # From `_small`
 ): # Cue → its numbers
     "What a photo says without a look at the person"
-    x = np.asarray(photo.resize((16, 16)), np.float32)
     edge = np.r_[x[:2].reshape(-1), x[2:8, :2].reshape(-1), x[2:8, -2:].reshape(-1)]
     width, height = facts['width'], facts['height']
     return {'colour': [*x.mean((0, 1)), x.std(), np.ptp(x, axis=2).mean()], 'aspect ratio': [width/height],
@@ -123,7 +126,7 @@ def shortcuts(
     labels, vocab = pd.factorize(photos.label, sort=True)
     groups = unit_of(photos).to_numpy(str)
     _check_folds(labels, vocab, groups, folds)
-    cues = pd.DataFrame([_cues(*o) for o in in_threads(examine, photos.file)])
+    cues = pd.DataFrame([_cues(*o) for o in in_threads(partial(examine, then=_small), photos.file)])
     rows = {o: _balanced(labels, _said(cues[o], labels, groups, folds, seed), groups, seed) for o in cues}
     df = pd.DataFrame(rows, index=['balanced accuracy', 'low', 'high']).T.rename_axis('cue')
     df = df.assign(chance=1/len(vocab), photos=len(photos))

@@ -10,7 +10,7 @@ __all__ = ['find_faces', 'square_around', 'crop_face', 'look_for_face', 'largest
 # %% ../nbs/07_faces.ipynb #30b68855
 import os
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 import numpy as np, pandas as pd

@@ -13,7 +13,7 @@ from scipy.stats import fisher_exact
 from .files import need
 from .photos import presented
 from .stats import effective_n, wilson
-from .interpret import GenderInterpretation
+from .interpret import GenderInterpretation, drawable
 from .report import Report, wide
 
 # %% ../nbs/24_groups.ipynb #9bee4b98
@@ -81,7 +81,8 @@ def plot_groups(
     scores, groups = [*table.score.unique()], [*table.group.unique()]
     colors = {'worse than the rest': 'firebrick', 'too few to tell': 'darkgrey'}
     figsize = 3.2*len(scores), .8 + .32*len(groups)
-    fig, axs = plt.subplots(1, len(scores), figsize=figsize, sharex=True, sharey=True, squeeze=False, layout='constrained')
+    with drawable([*groups, *scores]):
+        fig, axs = plt.subplots(1, len(scores), figsize=figsize, sharex=True, sharey=True, squeeze=False, layout='constrained')
     for ax,score in zip(axs.flat, scores):
         part = table[(table.score == score) & (table.n > 0)]
         ax.axvline(part.right.sum()/part.n.sum(), ls='--', lw=1, color='grey')

@@ -66,8 +66,8 @@ def _read_weights(file):
         if file.suffix == '.safetensors': return load_file(file)
         state = torch.load(file, map_location='cpu', weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as e:
-        raise ValueError(f"{file} is not a readable weights file (.safetensors, or .pth of tensors alone): "
-                         f"{str(e).splitlines()[0]}") from e
+        why = 'it holds other things, or none' if isinstance(e, pickle.UnpicklingError) else str(e).splitlines()[0]   # PyTorch advises to run them
+        raise ValueError(f"{file} is not a readable weights file (.safetensors, or .pth of tensors alone): {why}") from e
     if not isinstance(state, dict) or not all(isinstance(o, Tensor) for o in state.values()):
         raise ValueError(f"{file} holds no state dict: save model.state_dict() with safetensors.torch.save_file")
     return state

@@ -10,14 +10,14 @@ __all__ = ['presented', 'as_words', 'split_word', 'own_results', 'check_results'
            'match_classes', 'matches_in_words', 'match_labels']
 
 # %% ../nbs/03_photos.ipynb #2827e470
-import codecs, os, unicodedata, warnings
+import codecs, os, re, unicodedata, warnings
 from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
 import numpy as np, pandas as pd
 from PIL import Image
 from fastcore.basics import first
-from .reader import walk
+from .reader import is_address, not_fetched, walk
 
 # %% ../nbs/03_photos.ipynb #e0c8f9f3
 presented = "labels: presented gender, as filed"
@@ -31,9 +31,16 @@ def as_words(
 
 # %% ../nbs/03_photos.ipynb #32086fd5
 _split_names = {**dict.fromkeys(['train', 'training'], 'train'),
-                **dict.fromkeys(['valid', 'val', 'validation', 'dev'], 'valid'),
-                **dict.fromkeys(['test', 'testing'], 'test')}
-_truths = dict(true='valid', false='train') | {'1': 'valid', '0': 'train'}   # a column like fastai's `is_valid`
+                **dict.fromkeys(['valid', 'val', 'validation', 'dev', 'eval', 'evaluation'], 'valid'),
+                **dict.fromkeys(['test', 'testing', 'holdout'], 'test')}
+_truths = {'true': 'valid', 'yes': 'valid', '1': 'valid', '1.0': 'valid', 'false': 'train', 'no': 'train', '0': 'train', '0.0': 'train'}
+
+def _part_in(
+    word # E.g. "Training" or "test_set"
+) -> str|None: # train, valid or test
+    "The part of the split that a word means, or None"
+    word = word.strip().lower()
+    return _split_names.get(word) or _split_names.get(re.sub(r'[\W_]*(set|data|images|photos|split)$', '', word))
 
 # %% ../nbs/03_photos.ipynb #e4f7a4e4
 def split_word(
@@ -42,10 +49,9 @@ def split_word(
     "The part of the split that `value` means; `ValueError` if it means none"
     if isinstance(value, (bool, np.bool_)): return 'valid' if value else 'train'
     word = str(value).strip().lower()
-    word = _truths.get(word, word)
-    if word not in _split_names:
-        raise ValueError(f"{value!r} in the split column: expected train, valid, test, True or False")
-    return _split_names[word]
+    part = _truths.get(word) or _part_in(word)   # as in a column like fastai's `is_valid`, or by name
+    if part is None: raise ValueError(f"{value!r} in the split column: expected train, valid, test, True or False")
+    return part
 
 # %% ../nbs/03_photos.ipynb #fb5a6930
 def _like_photo(name):
@@ -81,7 +87,7 @@ def check_results(
 # %% ../nbs/03_photos.ipynb #43bf1d7f
 def _part(folder):
     "The part of the split that a folder is named after, or None"
-    return _split_names.get(folder.name.lower())
+    return _part_in(folder.name)
 
 def _no_part(path, part, other):
     "The error for `other`, which lies beside a part of the split"
@@ -138,7 +144,7 @@ def _by_folders(
 ) -> tuple: # label, split, problem
     "What the folders of `file` say about it"
     *dirs, _ = file.parts
-    split = _split_names.get(dirs.pop(level).lower(), '') if level is not None and len(dirs) > level else ''
+    split = _part_in(dirs.pop(level)) or '' if level is not None and len(dirs) > level else ''
     inside = dirs and (split or level != 0)
     return (dirs[0], split, '') if inside else ('', '', 'not in a class folder')
 
@@ -171,6 +177,19 @@ def _refuse_wrapper(
         raise ValueError(f"{path} has a single folder, {at}, with {', '.join(o.name for o in sub[:5])} in it: give {path/at} instead. "
                          f"If {at.name} is a class, give a table of photos (.csv)")
 
+# %% ../nbs/03_photos.ipynb #54e8e428
+_forms = {**dict.fromkeys(['man', 'men', 'male', 'males', 'm'], 'men'), **dict.fromkeys(['woman', 'women', 'female', 'females', 'f'], 'women')}
+def _refuse_inner_classes(
+    path, # Of the photos
+    folders # Relative paths
+):
+    "`ValueError` if each folder at the top holds `men` and `women`, by any usual name"
+    means = lambda at: {_forms.get(o.name.lower()) for o in folders if o.parent == at}
+    tops = [o for o in folders if o.parent == Path()]
+    if len(tops) > 1 and all({'men', 'women'} <= means(o) for o in tops):
+        raise ValueError(f"{path/tops[0]} and the folders beside it hold the classes, rather than being classes: give one of them, move the "
+                         "photos of each class into one folder, or give a table of photos (.csv)")
+
 # %% ../nbs/03_photos.ipynb #bf47b3f6
 def _without_results(files, folders):
     "`files` that are not `own_results`, and the `folders` that hold other things, too"
@@ -194,6 +213,7 @@ def photos_from_folder(
                                      "or train/ and valid/ with such folders inside")
     _refuse_wrapper(path, files, folders)
     level = _level_of_parts(path, files, folders)
+    if level is None: _refuse_inner_classes(path, folders)
     if empty := _empty_classes(files, folders, level):
         raise ValueError(f"empty class folder: {', '.join(str(path/o) for o in empty)}. "
                          "Put photos into it, or remove it if it is no class")
@@ -267,6 +287,7 @@ def _label_col(
     "The column with the labels: by name, else the only one left, else by position, if no name says which the files are"
     if (col := _named(df, 'label')) not in (None, fn_col): return col
     left = [o for o in _unnamed(df) if o != fn_col]
+    left = [o for o in left if not all(map(_part_in, as_words(df[o])))] or left   # that is the split
     if len(left) > 1 and _plain(fn_col) in _usual['file']:
         raise ValueError(f"which column has the labels, {' or '.join(map(str, left))}? Name it label, or pass label_col")
     return first(left)
@@ -290,7 +311,7 @@ def _split_col(
     "The column with the split: by name, else one that holds nothing but names of parts; None if there is none"
     if (col := _named(df, 'split')) is not None: return col
     return first(o for o in _unnamed(df) if o not in taken and (df.columns == o).sum() == 1
-                 and {w.lower() for w in as_words(df[o])} <= _split_names.keys())
+                 and all(map(_part_in, as_words(df[o]))))
 
 def _optional(
     df,
@@ -310,9 +331,16 @@ def _labels(
     if bad := [str(f) for w,f in zip(words, files) if not w]:
         raise ValueError(f"no label for {len(bad)} of {len(words)} files, the first is {bad[0]}: "
                          "label it, or leave it out of what you pass")
+    if lost := first(w for w in words if w != w.encode(errors='replace').decode()):
+        raise ValueError(f"the label {lost!r} is not Unicode: save the table as CSV UTF-8 in the program that wrote it")
     return words
 
 # %% ../nbs/03_photos.ipynb #4827362f
+def _whole(name, path):
+    "The path of a listed file; a backslash parts folders, as on Windows, if the name is not found as it is"
+    whole = Path(path)/name
+    return str(whole if '\\' not in name or os.path.exists(whole) else Path(path)/name.replace('\\', '/'))
+
 def _paths(
     names, # Of the files, a column
     path # Folder they start from
@@ -321,14 +349,14 @@ def _paths(
     words = as_words(names)
     if '' in words: raise ValueError(f"no file name in {words.count('')} of {len(words)} rows, the first is row {words.index('') + 1}: "
                                      "fill it in, or remove the row")
-    return [str(Path(path)/str(o)) for o in names]
+    return [_whole(str(o), path) for o in names]
 
 # %% ../nbs/03_photos.ipynb #758ad668
 def _refuse_two_labels(photos):
     "`ValueError` if a file is listed with more than one label"
     last = dict(zip(photos.file, photos.label))
     clash = {file: None for file,label in zip(photos.file, photos.label) if last[file] != label}   # in order
-    if clash: raise ValueError(f"two labels for one file: {first(clash)} ({len(clash)} such files)")
+    if clash: raise ValueError(f"two labels for one file: {first(clash)} ({len(clash)} such file{'s'*(len(clash) != 1)})")
 
 # %% ../nbs/03_photos.ipynb #f1607e4a
 def photos_from_df(
@@ -346,10 +374,11 @@ def photos_from_df(
     if group_col is None: group_col = _named(df, 'group')
     res = pd.DataFrame(dict(
         file=_paths(names, path), label=_labels(labels, names),
-        split=_optional(df, valid_col, lambda o: [split_word(w) for w in o]), problem='',
+        split=_optional(df, valid_col, lambda o: [split_word(w) for w in o]),
+        problem=[not_fetched if is_address(str(o)) else '' for o in names],
         group=_optional(df, group_col, as_words)), dtype=object)
     _refuse_two_labels(res)
-    return res.assign(problem=res.problem.mask(res.file.duplicated(), 'listed twice'))
+    return res.assign(problem=res.problem.mask(res.file.duplicated() & (res.problem == ''), 'listed twice'))
 
 # %% ../nbs/03_photos.ipynb #4246f3b8
 def photos_from_func(
@@ -367,16 +396,24 @@ def photos_from_func(
 
 # %% ../nbs/03_photos.ipynb #8a07ce86
 _spreadsheets = (b'PK\x03\x04', b'\xd0\xcf\x11\xe0')   # how .xlsx, .ods and .xls start
-def _format(file):
-    "Encoding, separator and most fields in a line of a table; `ValueError` if it is empty or a spreadsheet"
+def _encoding(file):
+    "The encoding of a table; `ValueError` for a spreadsheet and for what is no UTF-8 or marked UTF-16"
     with open(file, 'rb') as f: mark = f.read(4)
     if mark in _spreadsheets: raise ValueError(f"{file} is a spreadsheet: save the table as CSV UTF-8 in the program that wrote it")
-    encoding = 'utf-16' if mark[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else 'utf-8-sig'
+    utf16 = mark[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    if mark[2:] == b'\0\0' if utf16 else b'\0' in mark:
+        raise ValueError(f"{file} is not UTF-8 text: save the table as CSV UTF-8 in the program that wrote it")
+    return 'utf-16' if utf16 else 'utf-8-sig'
+
+def _format(file):
+    "How pandas reads a table; `ValueError` if it is empty, or as in `_encoding`"
+    encoding = _encoding(file)
     with open(file, encoding=encoding, errors='surrogateescape') as f:
         start = first(o for o in f if o.strip())
         if start is None: raise ValueError(f"{file} is empty: expected a line for each photo, such as photos/a.jpg,men")
         sep = max(',;\t|', key=start.count)
-        return encoding, sep, 1 + max(o.count(sep) for o in chain([start], f))
+        n = 1 + max(o.count(sep) for o in chain([start], f))
+        return dict(encoding=encoding, sep=sep, names=range(n), skipinitialspace=f'{sep} "' in start)
 
 # %% ../nbs/03_photos.ipynb #0da508bc
 def _has_names(
@@ -391,7 +428,8 @@ def _with_names(df, file):
     "The table with the names in its first row, and without blank columns; `ValueError` for fields that have no name"
     if not _has_names(df): return df.dropna(axis=1, how='all')
     words = as_words(df.iloc[0])
-    named = df[1:].set_axis(pd.Index([o or f'Unnamed: {i}' for i,o in enumerate(words)], dtype=object), axis=1)
+    df = df[1:][(df[1:] != df.iloc[0]).any(axis=1)]   # tables joined with all their lines repeat the names
+    named = df.set_axis(pd.Index([o or f'Unnamed: {i}' for i,o in enumerate(words)], dtype=object), axis=1)
     keep = [o != '' or named.iloc[:, i].notna().any() for i,o in enumerate(words)]
     if '' in words[1:] and any(k and not o for k,o in zip(keep[1:], words[1:])):
         raise ValueError(f"{file}: a row has a field in a column without a name: name the column, "
@@ -400,15 +438,16 @@ def _with_names(df, file):
 
 # %% ../nbs/03_photos.ipynb #cdc31b5a
 def read_table(
-    file:str|Path # CSV file, separated by comma, semicolon, tab or |
+    file:str|Path, # CSV file, separated by comma, semicolon, tab or |
+    missing:bool=True # Are words such as NA and None blank, as in pandas?
 ) -> pd.DataFrame: # All columns are text; NaN where blank. Columns have numbers if the first line does not name them
     "Read a table, such as `write_tables`, pandas or a spreadsheet writes it; `ValueError` for an empty or broken one"
-    encoding, sep, n = _format(file)
-    try: df = pd.read_csv(file, sep=sep, header=None, names=range(n), dtype=object, encoding=encoding,
-                          encoding_errors='surrogateescape')
-    except pd.errors.ParserError as e: 
+    try: df = pd.read_csv(file, header=None, dtype=object, keep_default_na=missing, na_values=[''],
+                             encoding_errors='surrogateescape', **_format(file))
+    except pd.errors.ParserError as e:
         raise ValueError(f"{file} is not a table that can be read ({str(e).strip()}): check the quotes in it") from e
     df = df.dropna(how='all').reset_index(drop=True)
+    if len(df) and df.iloc[0, 0] == 'sep=' and df.iloc[0, 1:].isna().all(): df = df[1:].reset_index(drop=True)   # a note for Excel
     if not len(df): raise ValueError(f"{file} is empty: it has separators only")
     return _with_names(df, file)
 
@@ -453,7 +492,6 @@ def unit_of(
     return names
 
 # %% ../nbs/03_photos.ipynb #574048b8
-_forms = {**dict.fromkeys(['man', 'men', 'male', 'males', 'm'], 'men'), **dict.fromkeys(['woman', 'women', 'female', 'females', 'f'], 'women')}
 def class_meaning(
     name:str # Name of a class
 ) -> str: # The same for all names of one class

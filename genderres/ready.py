@@ -63,6 +63,7 @@ class ReadyClassifier(Classifier):
     @survives_fork
     @torch.inference_mode()
     def logits(self, x):
+        "(n, height, width, 3), uint8 → (n, classes)"
         x = torch.from_numpy(x).permute(0, 3, 1, 2).float()/255
         mean, std = (x.new_tensor(self.facts[o]).view(3, 1, 1) for o in ('mean', 'std'))
         x = F.max_pool2d(F.conv2d((x - mean)/std, *self._convs['conv1'], 2, 3).relu_(), 3, 2, 1)

@@ -14,7 +14,7 @@ import pandas as pd
 from tqdm import tqdm
 from .files import write_tables, write_whole
 from .reader import hidden
-from .photos import as_words
+from .photos import as_words, read_table, usual_names
 from .predict import Classifier, expand_inputs, predict_to_file, unsure
 
 # %% ../nbs/34_sort.ipynb #srt05
@@ -142,7 +142,7 @@ def _read_answers(
     "The table of answers; `ValueError` if it is none"
     if isinstance(source, pd.DataFrame): df, source = source, 'the table'
     elif Path(source).suffix.lower() == '.parquet': df = pd.read_parquet(source)
-    else: df = pd.read_csv(source, encoding_errors='surrogateescape', dtype=object, keep_default_na=False)
+    else: df = usual_names(read_table(source, missing=False)).fillna('')
     if lost := {'file', 'label'} - {*df}:
         raise ValueError(f"{source} has no column {' and '.join(sorted(lost))}, unlike a table of answers")
     labels, files = as_words(df.label), [os.path.abspath(o) if isinstance(o, str) and o else '' for o in df.file]

@@ -1,12 +1,12 @@
 "Training on faces: every photo is accounted for, looked at once, and judged as it was trained"
-import importlib.util, io, json, sqlite3, sys
+import importlib.util, json, sys
 import numpy as np, pandas as pd, pytest, torch
+import genderres.explain   # noqa: F401, gives an interpretation `plot_top_losses_cam`
 from fastai.vision.all import Path, fastai_path, resnet18, set_seed
 from genderres import faces as finder
 from genderres.all import GenderClassifier, GenderInterpretation, cache_photos, evaluate, gender_dls, gender_learner, predict_to_file
 from genderres.cache import cached_files
 from genderres.cli import app
-from genderres.explain import grad_cam   # noqa: F401, gives an interpretation `plot_top_losses_cam`
 from genderres.export import _batches
 from genderres.features import _fingerprint
 from genderres.portraits import draw_portrait
@@ -58,7 +58,7 @@ def looks(monkeypatch):
     return done
 
 def test_every_photo_is_accounted_for(snapshots):
-    with pytest.warns(UserWarning, match=r'no face found in 2 of 20 photos.*several faces in 2'): dls = data(snapshots)
+    with pytest.warns(UserWarning, match=r'no face found in 2 of 20 photos.*several faces in 2 of 20'): dls = data(snapshots)
     n = dls.photos.set_index(dls.photos.file.map(lambda o: Path(o).stem)).faces
     assert n['two'].eq(2).all() and n['none'].eq(0).all() and n.drop(['two', 'none']).eq(1).all() and dls.photos.usable.all()
     with pytest.warns(UserWarning, match='2 of 20 files left out'): only = data(snapshots, 'only')
@@ -148,6 +148,10 @@ def test_what_the_network_saw(snapshots):
     together = GenderInterpretation.from_answers(interp.preds, interp.targs, interp.dl.items, interp.vocab)   # as cross_validate
     file = snapshots/'men'/'two.png'
     for o in (interp, together): assert o.seen(file) == finder.largest_face(read_photo(file))
+    saw = [o.images[0].get_array().shape for o in interp.plot_top_losses(2).axes if o.images]
+    assert saw == [np.asarray(interp.seen(o)).shape for o in interp.to_df().file[:2]]
+    if importlib.util.find_spec('captum'):
+        assert [o.images[0].get_array().shape for o in interp.plot_top_losses_cam(2).axes[::2]] == saw
     learn.dls = data(snapshots, 'no')
     assert GenderInterpretation.from_learner(learn).seen(file) == read_photo(file)
 

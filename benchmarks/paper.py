@@ -1,0 +1,79 @@
+"""The paper's experiment on the paper's photos: python benchmarks/paper.py --data FOLDER [--starts ...] [--rates ...] [--splits ...] [--seeds ...]
+
+FOLDER holds `men/` and `women/`, the Kaggle set `playlist/men-women-classification` or what can still be found of it. Each run splits 80 to 20, flips, crops to 224×224
+with probability 0.5, trains four one-cycle epochs, with a frozen body where there are weights, and judges the rest. Starts: `scratch`; `portrait`, the default of `gender_learner`; `lite0`; `faces`,
+as `portrait`, on the largest face of each photo; `imagenet`, which downloads ResNet34's weights. Rates: `paper`, slice(1e-5, 1e-4), and `ours`, the default 3e-3.
+`--starts ready` trains nothing: the ready classifier judges the same photos. Each run adds a row to benchmarks/results/paper.csv; rows that stand there are not repeated.
+`--bf16` computes in half precision.
+"""
+import argparse, math, time
+from functools import lru_cache
+from pathlib import Path
+import pandas as pd
+from genderres.all import Autocast, GenderInterpretation, gender_dls, gender_learner, set_seed
+from genderres.ready import ReadyClassifier
+
+results = Path(__file__).parent/'results/paper.csv'
+starts = dict(scratch=dict(weights=None), portrait={}, faces={}, lite0=dict(arch='tf_efficientnet_lite0', weights='lite0'),
+              imagenet=dict(weights='DEFAULT'))
+rates = dict(paper=slice(1e-5, 1e-4), ours=None)
+keys = ['start', 'rate', 'split', 'seed']
+
+def data(folder, start, split, seed):
+    "The photos of one run"
+    return gender_dls(folder, split=split, seed=seed, num_workers=0, **(dict(faces='largest') if start == 'faces' else {}))
+
+def train(dls, start, rate, seed, bf16):
+    "Answers after four epochs, as a table with `loss`, and the seconds that the training took"
+    set_seed(seed)
+    dls.train.rng.seed(seed)
+    learn = gender_learner(dls, cbs=Autocast() if bf16 else None, **starts[start])
+    begin = time.time()
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(4, rates[rate])
+    seconds = time.time() - begin
+    with learn.no_bar(): return GenderInterpretation.from_learner(learn).to_df(), seconds
+
+@lru_cache
+def ready(folder):
+    "The answers of the ready classifier for all photos"
+    table = ReadyClassifier().predict(folder, abstain=0.).set_index('file')
+    return table.rename(columns=dict(label='prediction'))
+
+def judged(table):
+    "Figures of a table with `label`, `prediction` and `loss`"
+    ok = table.label == table.prediction
+    each = {f'{what}_{c}': int(o.sum()) for c in ('men', 'women') for what,o in (('n', table.label == c), ('right', ok & (table.label == c)))}
+    return dict(n=len(table), right=int(ok.sum()), **each, largest_loss=round(float(table.loss.max()), 2))
+
+def run(folder, start, rate, split, seed, bf16):
+    "A row of results"
+    dls = data(folder, start, split, seed)
+    if start != 'ready':
+        table, seconds = train(dls, start, rate, seed, bf16)
+        return judged(table) | dict(seconds=round(seconds), precision='bfloat16' if bf16 else 'float32')
+    part = dls.photos[dls.photos.split == 'valid']
+    table = part[['file', 'label']].join(ready(folder)[['men', 'women', 'prediction']], on='file')
+    own = table.men.where(table.label == 'men', table.women)
+    return judged(table.assign(loss=-own.clip(1e-12).map(math.log))) | dict(seconds=0, precision='float32')
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--data', type=Path, default=Path('../shared/data/paper'))
+    p.add_argument('--starts', nargs='+', choices=[*starts, 'ready'], default=['ready', 'lite0', 'portrait', 'faces', 'scratch'])
+    p.add_argument('--rates', nargs='+', choices=[*rates], default=['ours', 'paper'])
+    p.add_argument('--splits', nargs='+', choices=['random', 'grouped'], default=['random', 'grouped'])
+    p.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2, 3, 4])
+    p.add_argument('--bf16', action='store_true')
+    args = p.parse_args()
+    for split in args.splits:
+        for start in args.starts:
+            for rate in ['none'] if start == 'ready' else args.rates:
+                for seed in args.seeds:
+                    done = pd.read_csv(results, keep_default_na=False) if results.exists() else pd.DataFrame(columns=keys)
+                    key = [start, rate, split, seed]
+                    if (done[keys] == key).all(axis=1).any(): continue
+                    row = dict(zip(keys, key)) | run(args.data, start, rate, split, seed, args.bf16)
+                    pd.DataFrame([*done.to_dict('records'), row]).to_csv(results, index=False)
+                    print(row, flush=True)
+
+if __name__ == '__main__': main()
