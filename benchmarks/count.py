@@ -1,10 +1,10 @@
 """How well people are counted: python benchmarks/count.py [--data FOLDER]
 
-FOLDER holds `fairface/` (unzipped: train/, test/, labels.csv), `congress/` and `wild/`. FairFace's test crops give the recalls
-for the adjusted count, and the lean between groups by age and by race. People
-are then drawn from faces that the ready classifier was neither trained nor tested on: FairFace's training crops that
-`pretrain/train.py` held out (they gave its temperature), the persons of Congress that it held out, and `wild/test` and
-`wild/valid`. The default lean of `estimate_counts` was chosen among .1, .3 and .4 on these same sets.
+FOLDER holds `fairface/` (unzipped: train/, test/, labels.csv), `congress/` and `wild/`. FairFace's test crops give the
+recalls for the adjusted count, and the lean between groups by age and by race. People are then drawn from faces that the
+ready classifier was not trained on: FairFace's training crops that `pretrain/train.py` held out (they gave its
+temperature), the persons of Congress that it held out, and `wild/test` and `wild/valid`. The default lean of
+`estimate_counts` was chosen among .1, .3 and .4 on these same sets.
 
 1. Estimators, count_estimators.csv: 100 samples of 100 people of each set, with any share of women. `error` is the mean
    absolute error of the number of women, `covered` the share of the intervals that contain it, `width` their mean width. The
@@ -49,8 +49,9 @@ def sets(root):
     wild = [(o, dict(man='men', woman='women')[o.parent.name])
             for part in ('test', 'valid') for o in sorted((root/'wild'/part).rglob('*.jpg'))]
     return {'FairFace test': fair[fair.split == 'test'], 'FairFace': held, 'FairFace, 20 and over': held[~young],
-            'FairFace, under 20': held[young], 'Wild': pd.DataFrame(wild, columns=['file', 'label']),
-            'Congress': congress.assign(file=[root/'congress'/o for o in congress.file])}
+            'FairFace, under 20': held[young],
+            'Congress': congress.assign(file=[root/'congress'/o for o in congress.file]),
+            'Wild': pd.DataFrame(wild, columns=['file', 'label'])}
 
 ## Estimators
 

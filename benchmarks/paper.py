@@ -4,7 +4,7 @@ FOLDER holds `men/` and `women/`, the Kaggle set `playlist/men-women-classificat
 with probability 0.5, trains four one-cycle epochs, with a frozen body where there are weights, and judges the rest. Starts: `scratch`; `portrait`, the default of `gender_learner`; `lite0`; `faces`,
 as `portrait`, on the largest face of each photo; `imagenet`, which downloads ResNet34's weights. Rates: `paper`, slice(1e-5, 1e-4), and `ours`, the default 3e-3.
 `--starts ready` trains nothing: the ready classifier judges the same photos. Each run adds a row to benchmarks/results/paper.csv; rows that stand there are not repeated.
-`--bf16` computes in half precision.
+`--bf16` computes in half precision; `--by-faces` writes what the ready classifier makes of photos with no, one and several faces.
 """
 import argparse, math, time
 from functools import lru_cache
@@ -56,6 +56,13 @@ def run(folder, start, rate, split, seed, bf16):
     own = table.men.where(table.label == 'men', table.women)
     return judged(table.assign(loss=-own.clip(1e-12).map(math.log))) | dict(seconds=0, precision='float32')
 
+def by_faces(folder):
+    "How often the ready classifier is right, by the number of faces that are found in a photo"
+    photos = gender_dls(folder, faces='largest').photos
+    table = photos[photos.usable].join(ready(folder).prediction, on='file')
+    n = table.faces.clip(upper=2).map({0: 'none', 1: 'one', 2: 'several'})
+    return table.assign(right=table.label == table.prediction).groupby([n, 'label']).right.agg(['size', 'sum']).set_axis(['n', 'right'], axis=1)
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--data', type=Path, default=Path('../shared/data/paper'))
@@ -64,7 +71,9 @@ def main():
     p.add_argument('--splits', nargs='+', choices=['random', 'grouped'], default=['random', 'grouped'])
     p.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2, 3, 4])
     p.add_argument('--bf16', action='store_true')
+    p.add_argument('--by-faces', action='store_true', help='only write results/paper_faces.csv')
     args = p.parse_args()
+    if args.by_faces: return by_faces(args.data).to_csv(results.with_name('paper_faces.csv'))
     for split in args.splits:
         for start in args.starts:
             for rate in ['none'] if start == 'ready' else args.rates:

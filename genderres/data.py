@@ -281,7 +281,10 @@ def test_dl(self:GenderDataLoaders,
         items = [_content(o) if hasattr(o, 'read') else o for o in items]
         if with_labels: items = self._labelled(items)
     if with_labels and not items.label.isin([*self.vocab]).all(): items = self._matched(items)
-    return DataLoaders.test_dl(self, items, rm_type_tfms, with_labels, **kwargs)
+    dl = DataLoaders.test_dl(self, items, rm_type_tfms, with_labels, **kwargs)
+    size = first(o.size for o in dl.after_item.fs if isinstance(o, CropOrWhole))
+    dl.fake_l.num_workers = workers_that_fit(dl.fake_l.num_workers, 3*dl.bs*int(np.prod(size)))
+    return dl
 
 # %% ../nbs/08_data.ipynb #d0a1b2d4
 @patch

@@ -181,4 +181,4 @@ def export(self:GenderLearner, fname='export.pkl', **kwargs):
     finally: self.dls, self.opt = dls, opt
 
 # %% ../nbs/11_learner.ipynb #12f38624
-GenderLearner.get_preds = survives_fork(Learner.get_preds)   # which `predict` and the interpretation call
+GenderLearner.fit, GenderLearner.get_preds = map(survives_fork, (Learner.fit, Learner.get_preds))   # all else calls these

@@ -171,7 +171,7 @@ def test_no_network_for_weights(photos, monkeypatch):
     def refuse(*args, **kwargs): raise socket.gaierror('no network')
     monkeypatch.setattr(socket, 'getaddrinfo', refuse)
     start = time.time()
-    with pytest.raises(ConnectionError, match="weights='portrait'.*comes with this package.*weights=None to train from scratch"): gender_learner(gender_dls(photos, num_workers=0))
+    with pytest.raises(ConnectionError, match="weights='portrait'.*comes with this package.*weights=None to train from scratch"): gender_learner(gender_dls(photos, num_workers=0), weights='DEFAULT')
     assert time.time() - start < 30
 
 def test_silent_network_for_weights(photos, monkeypatch):

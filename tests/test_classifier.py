@@ -145,7 +145,7 @@ def test_open_files_are_photos(untrained, photos):
         assert many.file.tolist() == [str(files[0]), str(files[1]), '', str(files[0])] and (many.problem == '').all()
         assert np.allclose(many[clf.vocab][:3], want[clf.vocab]) and np.allclose(many[clf.vocab][3:], want[clf.vocab][:1])
         assert len(one) == len(again) == 1 and np.allclose(one[clf.vocab], want[clf.vocab][:1])
-        assert clf.predict([f, files[0]]).problem.tolist() == ['damaged image: I/O operation on closed file', '']
+        assert clf.predict([f, files[0]]).problem.tolist() == ['the file cannot be read: I/O operation on closed file', '']
         with pytest.raises(TypeError, match="mode 'rb'"), open(files[0], encoding='latin1') as f: clf.predict(f)
 
 @pytest.mark.parametrize('wrong', [None, 5, 1.5, object(), [None], [['a.jpg']], ['a.jpg', float('nan')], ({} for _ in range(1))])

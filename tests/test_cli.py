@@ -67,7 +67,7 @@ def test_the_whole_way(tmp_path, monkeypatch):
     (['predict', 'nowhere.onnx', 'photos'], 2, 'does not exist'), (['predict', 'MODEL', 'photos', '-o', 'nowhere/a.csv'], 2, 'no folder nowhere'),
     (['predict', 'MODEL', 'photos', '-o', 'a.doc'], 2, 'must end in .csv or .parquet'), (['predict', 'MODEL', 'photos', '--abstain', '7'], 2, '--abstain'),
     (['predict', 'MODEL', 'photos', '--batch-size', '0'], 2, 'batch-size'), (['predict', 'MODEL', 'photos', '--device', 'abacus'], 1, "device='abacus'"),
-    (['predict', 'MODEL', 'photos', '-o', '/proc/a.csv'], 1, '/proc/a.csv'), (['predict', 'text.onnx', 'photos'], 1, 'text.onnx is not an ONNX file'),
+    (['predict', 'MODEL', 'photos', '-o', '/proc/a.csv'], 2, '/proc/a.csv cannot be written'), (['predict', 'text.onnx', 'photos'], 1, 'text.onnx is not an ONNX file'),
     (['predict', 'text.safetensors', 'photos'], 1, 'text.safetensors is damaged'), (['info', 'text.onnx'], 1, 'text.onnx'), (['sing'], 2, "No such command 'sing'"),
     (['check', 'photos/men'], 1, 'has no class folders'), (['train', 'photos', '-o', 'a.pkl'], 2, 'must end in .safetensors'),
     (['train', 'photos', '-o', 'A.SAFETENSORS'], 2, 'must end in .safetensors'), (['train', 'photos', '-o', 'photos/a.safetensors'], 2, '-o a.safetensors'),

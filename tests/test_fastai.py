@@ -256,5 +256,7 @@ def test_little_shared_memory(portraits, monkeypatch):
     with pytest.warns(UserWarning, match='has 64 MB, too little for 14 workers with batches of 2.41 MB: 12 read photos. Lower bs'): dls = gender_dls(portraits, **kwargs)
     assert {o.fake_l.num_workers for o in dls.loaders} == {12}
     with pytest.warns(UserWarning, match='batches of 12 MB: 2 read'): assert features._views_dl(dls, dls.train_ds, 5).fake_l.num_workers == 2
+    files = get_image_files(portraits)
+    with pytest.warns(UserWarning, match='too little for 14 workers with batches of 9.63 MB: 2 read'): assert dls.test_dl(files, bs=64, num_workers=14).fake_l.num_workers == 2
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: space(0))
     with pytest.warns(UserWarning, match='0 read photos'): assert gender_dls(portraits, **kwargs).train.one_batch()[0].shape == (16, 3, 224, 224)
