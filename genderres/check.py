@@ -12,7 +12,7 @@ import warnings
 from fastai.vision.all import *
 from .files import in_threads
 from .reader import examine
-from .photos import as_words, class_meaning, photos_from_source, presented, read_table, unit_of, usual_names
+from .photos import as_words, class_meaning, listed_path, photos_from_source, presented, read_table, unit_of, usual_names
 from .duplicates import link, near_pairs, thumbnail
 
 # %% ../nbs/05_check.ipynb #e10593a1
@@ -95,6 +95,16 @@ def _group(
     names = together.groupby('number').name.last()
     return photos.assign(group=names.reindex(numbers).set_axis(photos.index).fillna(photos.group))
 
+# %% ../nbs/05_check.ipynb #cf43e282
+def _decision(
+    word, # As somebody wrote it
+    labels # Set of those that there are
+):
+    "The decision that `word` means, whatever its case; a label by any usual name, if only one fits; else `word` itself"
+    if word in labels: return word
+    fits = [o for o in ('exclude', 'keep', *labels) if class_meaning(o) == class_meaning(word)]
+    return fits[0] if len(fits) == 1 else word
+
 # %% ../nbs/05_check.ipynb #348c9151
 def _read_decisions(
     file, # CSV with `decision` and `id` or `file`
@@ -105,7 +115,7 @@ def _read_decisions(
     df = usual_names(read_table(file))
     if 'decision' not in df or not {'id', 'file'} & {*df}:
         raise ValueError(f"{file} needs a column decision and one of id and file; it has {list(df.columns)}")
-    df = df.assign(decision=as_words(df.decision))
+    df = df.assign(decision=[_decision(o, {*labels} - {''}) for o in as_words(df.decision)])
     df = df[~df.decision.isin(['', 'keep'])]
     if odd := {*df.decision} - {*labels, 'exclude'}:
         known = ', '.join(sorted({*labels} - {''}))
@@ -119,7 +129,7 @@ def _decided(
 ): # The id of a content or, where there is none, the absolute path of a file
     "What each decision is about; `ValueError` names the first row that does not say it"
     ids, names = (df[o].fillna('') if o in df else ['']*len(df) for o in ('id', 'file'))
-    whole = lambda o: os.path.abspath(Path(file).parent/o) if o else ''
+    whole = lambda o: os.path.abspath(listed_path(o, Path(file).parent)) if o else ''
     keys = [i if re.fullmatch('[0-9a-f]{16}', i) else whole(f) for i,f in zip(ids, names)]
     if '' in keys:
         n = keys.index('')

@@ -13,7 +13,6 @@ from datetime import date
 from importlib.metadata import version
 import numpy as np
 from fastai.vision.all import *
-from concurrent.futures import ThreadPoolExecutor   # not fastcore's
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from .files import survives_fork, write_whole

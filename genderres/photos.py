@@ -6,8 +6,8 @@ Docs: https://genderres.github.io/genderres/photos.html.md"""
 
 # %% auto #0
 __all__ = ['presented', 'as_words', 'split_word', 'own_results', 'check_results', 'photos_from_folder', 'usual_names',
-           'photos_from_df', 'photos_from_func', 'read_table', 'photos_from_source', 'unit_of', 'class_meaning',
-           'match_classes', 'matches_in_words', 'match_labels']
+           'listed_path', 'photos_from_df', 'photos_from_func', 'read_table', 'photos_from_source', 'unit_of',
+           'class_meaning', 'match_classes', 'matches_in_words', 'match_labels']
 
 # %% ../nbs/03_photos.ipynb #2827e470
 import codecs, os, re, unicodedata, warnings
@@ -336,7 +336,10 @@ def _labels(
     return words
 
 # %% ../nbs/03_photos.ipynb #4827362f
-def _whole(name, path):
+def listed_path(
+    name:str, # Of a file, as a table says it
+    path:str|Path # Folder it starts from
+) -> str:
     "The path of a listed file; a backslash parts folders, as on Windows, if the name is not found as it is"
     whole = Path(path)/name
     return str(whole if '\\' not in name or os.path.exists(whole) else Path(path)/name.replace('\\', '/'))
@@ -349,7 +352,7 @@ def _paths(
     words = as_words(names)
     if '' in words: raise ValueError(f"no file name in {words.count('')} of {len(words)} rows, the first is row {words.index('') + 1}: "
                                      "fill it in, or remove the row")
-    return [_whole(str(o), path) for o in names]
+    return [listed_path(str(o), path) for o in names]
 
 # %% ../nbs/03_photos.ipynb #758ad668
 def _refuse_two_labels(photos):

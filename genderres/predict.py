@@ -445,7 +445,10 @@ def _job(clf, abstain, batch_size):
 def _write_answers(journal, out, overwrite):
     "The table of a complete journal, which is removed; counts the labels"
     def tables(): return (_table(o) for o,_ in journal.batches())
-    write_tables(tables(), out, overwrite)
+    try: write_tables(tables(), out, overwrite)
+    except OSError as e:
+        if not e.strerror: raise
+        raise OSError(e.errno, f"{e.strerror}. {journal.file} holds all answers: the same call continues") from e
     counts = Counter(label for o in tables() for label in o.label)
     journal.remove()
     return pd.Series(counts, name='photos')

@@ -7,7 +7,7 @@ Docs: https://genderres.github.io/genderres/video.html.md"""
 # %% auto #0
 __all__ = ['Walk', 'draw_clip', 'VideoCount', 'count_video']
 
-# %% ../nbs/38_video.ipynb #7ddbd73e
+# %% ../nbs/38_video.ipynb #7bbb3363
 import sys, warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from .portraits import draw_portrait
 from .predict import Classifier, unsure
 from .ready import ReadyClassifier
 
-# %% ../nbs/38_video.ipynb #ee38aa89
+# %% ../nbs/38_video.ipynb #c92f095e
 class Walk(NamedTuple):
     "The way of a drawn portrait through a clip"
     label:str # As for `draw_portrait`
@@ -34,13 +34,13 @@ class Walk(NamedTuple):
     end:float # Seconds
     places:list # Where the middle of the portrait goes: (x, y), in shares of the picture
 
-# %% ../nbs/38_video.ipynb #b8b8454c
+# %% ../nbs/38_video.ipynb #fe215622
 def _place(walk, t):
     "Where somebody is after `t` seconds, in shares of the picture; None before and after the walk"
     if not walk.start <= t <= walk.end: return None
     return [np.interp(t, np.linspace(walk.start, walk.end, len(walk.places)), o) for o in zip(*walk.places)]
 
-# %% ../nbs/38_video.ipynb #3b9b1dc4
+# %% ../nbs/38_video.ipynb #4e890eaa
 def draw_clip(
     file:str|Path, # Video to write, e.g. door.mp4; `FileExistsError` if it is there
     walks:list, # One or more `Walk`; the later ones pass in front
@@ -60,36 +60,37 @@ def draw_clip(
         video.mux(stream.encode())
     return Path(file)
 
-# %% ../nbs/38_video.ipynb #1c867995
+# %% ../nbs/38_video.ipynb #50858bd3
 def _camera(av, number):
     "What `av.open` takes for a camera; `OSError` where there are none"
     if sys.platform == 'linux': return dict(file=f'/dev/video{number}', format='v4l2')
     if sys.platform == 'darwin': return dict(file=str(number), format='avfoundation', options=dict(framerate='30'))
-    names = [o.name for o in av.enumerate_input_devices('dshow') if 'video' in o.media_types] if sys.platform == 'win32' else []
+    devices = av.enumerate_input_devices('dshow') if sys.platform == 'win32' else []
+    names = [o.name for o in devices if 'video' in o.media_types]
     if not 0 <= number < len(names): raise OSError(f"camera {number} was not found: there are {len(names)} here")
     return dict(file=f'video={names[number]}', format='dshow')
 
-# %% ../nbs/38_video.ipynb #b08c5043
+# %% ../nbs/38_video.ipynb #4aaf42fc
 def _open(av, source):
     "A container with frames; an `OSError` or `ValueError` of one line if there is none"
     camera = isinstance(source, int)
-    if not camera and '://' not in str(source) and not Path(source).exists(): raise FileNotFoundError(f"{source}: there is no such file")
+    if not (camera or '://' in str(source) or Path(source).exists()): raise FileNotFoundError(f"{source} does not exist")
     try: container = av.open(**_camera(av, source)) if camera else av.open(str(source), timeout=30)
     except av.FFmpegError as e:
-        if camera: raise OSError(f"camera {source} cannot be opened ({e.strerror}): is it connected, and may you use it?") from e
-        raise ValueError(f"{source} cannot be read as a video ({e.strerror}): it is another kind of file, or its end is missing") from e
+        if camera: raise OSError(f"camera {source} cannot be opened ({e.strerror}): is it there, and may you use it?") from e
+        raise ValueError(f"{source} cannot be opened ({e.strerror}): is it a video, and is it complete?") from e
     if container.streams.video and container.streams.video[0].codec_context: return container
     kinds = 'no pictures' if not container.streams.video else 'pictures in a format that is not known'
     container.close()
     raise ValueError(f"{source} has {kinds}: convert it, e.g. with `ffmpeg -i {source} new.mp4`")
 
-# %% ../nbs/38_video.ipynb #cd938978
+# %% ../nbs/38_video.ipynb #10d70530
 def _upright(frame):
     "A frame as an image, turned as it is to be shown"
     turn = round(frame.rotation/90)*90
     return frame.to_image().rotate(turn, expand=True) if turn else frame.to_image()
 
-# %% ../nbs/38_video.ipynb #2f0e3a18
+# %% ../nbs/38_video.ipynb #fb6b7c33
 def _frames(av, container):
     "All frames that can be decoded"
     container.streams.video[0].thread_type = 'AUTO'
@@ -108,15 +109,16 @@ def _looks(av, container, every):
         due = now + every
         yield now, _upright(frame)
 
-# %% ../nbs/38_video.ipynb #3f9b90ac
+# %% ../nbs/38_video.ipynb #f2417250
 def _tracker(
     every, # Seconds from look to look
     threshold=.4 # Least score of a face that begins a track
 ):
     "Follows faces from look to look; `ImportError` without the extra"
     trackers = need('trackers', 'video', 'count_video')
-    return trackers.ByteTrackTracker(frame_rate=1/max(every, .04), minimum_consecutive_frames=3, track_activation_threshold=threshold,
-                                     high_conf_det_threshold=threshold, iou=trackers.BIoU(1), lost_track_buffer=30)   # thirtieths of a second
+    return trackers.ByteTrackTracker(frame_rate=1/max(every, .04), minimum_consecutive_frames=3, iou=trackers.BIoU(1),
+                                     track_activation_threshold=threshold, high_conf_det_threshold=threshold,
+                                     lost_track_buffer=30)   # thirtieths of a second
 
 def _follow(tracker, faces, boxes, seconds):
     "The number of each person in the picture → the row of `faces`"
@@ -125,7 +127,7 @@ def _follow(tracker, faces, boxes, seconds):
     found = tracker.update(found, timestamp=seconds)
     return {int(i): int(row) for i,row in zip(found.tracker_id, found.data.get('row', ())) if i >= 0}
 
-# %% ../nbs/38_video.ipynb #a42f06f9
+# %% ../nbs/38_video.ipynb #8d8a4c2b
 @dataclass
 class _Person:
     "All that is kept about a person"
@@ -143,14 +145,14 @@ class _Person:
     def due(self, height): return self.looks >= 2*self.judged or height >= 1.2*self.height
     def probabilities(self): return softmax(self.logs/self.weight)
 
-# %% ../nbs/38_video.ipynb #957f2d8c
+# %% ../nbs/38_video.ipynb #3887e005
 @patch
 def add(self:_Person, probs, height):
     "Take an answer"
     self.logs, self.weight = self.logs + height*np.log(probs.clip(1e-6)), self.weight + height
     self.judged, self.height = self.looks, height
 
-# %% ../nbs/38_video.ipynb #2b207d0c
+# %% ../nbs/38_video.ipynb #d59bb267
 def _over(
     line, # x0, y0, x1, y1
     p, q # Two places, (x, y)
@@ -163,7 +165,7 @@ def _over(
     if not 0 <= (x*u + y*v)/(u*u + v*v) <= 1: return 0
     return 1 if before < 0 else -1
 
-# %% ../nbs/38_video.ipynb #5ad0fadb
+# %% ../nbs/38_video.ipynb #54cde447
 def _checked_line(line):
     "Four numbers, or None; `ValueError` if they are no line across the picture"
     if line is None: return None
@@ -172,7 +174,7 @@ def _checked_line(line):
     if len(line) == 4 and all(0 <= o <= 1 for o in line) and line[:2] != line[2:]: return line
     raise ValueError("line: give x0, y0, x1, y1, each from 0 (left, top) to 1 (right, bottom), for two different points")
 
-# %% ../nbs/38_video.ipynb #7e842dd3
+# %% ../nbs/38_video.ipynb #e21af68c
 class _Watch:
     "Everybody seen so far; a look at a time"
     def __init__(self, clf, line, every, threshold=.4):
@@ -188,12 +190,13 @@ class _Watch:
         for i,row in rows.items(): self.move(i, seconds, shares[row].reshape(2, 2).mean(0))
         self.judge(picture, faces, rows)
 
-# %% ../nbs/38_video.ipynb #309150e3
+# %% ../nbs/38_video.ipynb #462b1468
 @patch
 def move(self:_Watch, i, seconds, place):
     "Somebody was seen at a place"
     o = self.people.setdefault(i, _Person(seconds))
-    if self.line and o.place is not None and (step := _over(self.line, o.place, place)): o.over, o.crossed = o.over + step, seconds
+    step = _over(self.line, o.place, place) if self.line and o.place is not None else 0
+    if step: o.over, o.crossed = o.over + step, seconds
     o.looks, o.last, o.place = o.looks + 1, seconds, place
 
 @patch
@@ -204,7 +207,7 @@ def judge(self:_Watch, picture, faces, rows):
     probs = judge_faces(self.clf, picture, faces.iloc[[*due.values()]])
     for (i, row), p in zip(due.items(), probs): self.people[i].add(p, heights[row])
 
-# %% ../nbs/38_video.ipynb #168682a9
+# %% ../nbs/38_video.ipynb #cb70d268
 @patch
 def table(self:_Watch, abstain):
     "A row for each person, in order of appearance"
@@ -212,17 +215,18 @@ def table(self:_Watch, abstain):
     probs = np.array([o.probabilities() for o in people]).reshape(-1, len(self.clf.vocab))
     labels = np.array([*self.clf.vocab], object)[probs.argmax(1)]
     labels[probs.max(1, initial=0) < abstain] = unsure
-    res = pd.DataFrame(dict(person=np.arange(len(people)) + 1, first=[o.first for o in people], last=[o.last for o in people],
-                            looks=[o.looks for o in people], label=pd.Series(labels, dtype=object), **dict(zip(self.clf.vocab, probs.T))))
+    seen = {name: [getattr(o, name) for o in people] for name in ('first', 'last', 'looks')}
+    res = pd.DataFrame(dict(person=np.arange(len(people)) + 1, **seen, label=pd.Series(labels, dtype=object),
+                            **dict(zip(self.clf.vocab, probs.T))))
     if not self.line: return res
     ways = pd.Series([('', 'in', 'out')[np.sign(o.over)] for o in people], dtype=object)
     return res.assign(direction=ways, crossed=[o.crossed if o.over else np.nan for o in people])
 
-# %% ../nbs/38_video.ipynb #86a640e6
+# %% ../nbs/38_video.ipynb #92bafd53
 @dataclass(repr=False)
 class VideoCount:
     "The people in a video, with `people`, `totals`, `minutes` and `plot`"
-    people:pd.DataFrame # `person`, `first` and `last` second, `looks`, `label`, a probability for each class; with a line `direction` and `crossed`, in seconds
+    people:pd.DataFrame # `person`, `first`, `last`, `looks`, `label`, probabilities; with a line `direction`, `crossed`
     facts:dict # Of the classifier
     seconds:float # How much of the video was seen
     problem:str='' # Why it was not seen to its end
@@ -238,11 +242,13 @@ class VideoCount:
         return PeopleCount(self.came, pd.DataFrame(dict(problem=[])), self.facts).totals
 
     def __repr__(self):
-        went = f", {len(self.came):,} went in, {(self.people.direction == 'out').sum():,} out" if 'direction' in self.people else ''
+        ways = self.people.get('direction', pd.Series(dtype=object)).value_counts()
+        went = f", {ways.get('in', 0):,} went in, {ways.get('out', 0):,} out" if 'direction' in self.people else ''
         said = [f'{len(self.people):,} people in {self.seconds:,.0f} s{went}', self.totals.round(1).to_string()]
-        return '\n'.join([*said, f"{unsure}: {(self.came.label == unsure).sum():,}", *[o for o in [self.problem] if o], f'({presented})'])
+        said += [f'{unsure}: {(self.came.label == unsure).sum():,}'] + [self.problem]*bool(self.problem)
+        return '\n'.join([*said, f'({presented})'])
 
-# %% ../nbs/38_video.ipynb #6a58a206
+# %% ../nbs/38_video.ipynb #1938e46a
 def _bar(container, seconds, progress):
     "A progress bar that counts the seconds of the video"
     whole = container.duration/1e6 if container.duration else None
@@ -254,9 +260,9 @@ def _why(container, seconds):
     whole = (container.duration or 0)/1e6
     return f'it ends too early, it should last {whole:.0f} s' if seconds + 1 < whole else ''
 
-# %% ../nbs/38_video.ipynb #79709e99
+# %% ../nbs/38_video.ipynb #d658e29d
 def count_video(
-    source:int|str|Path, # Video; or the number of a camera, from 0; or the address of a stream, e.g. rtsp://192.168.1.20/live
+    source:int|str|Path, # Video; number of a camera, from 0; or address of a stream, e.g. rtsp://192.168.1.20/live
     clf:Classifier=None, # Gives the answers; default: `ReadyClassifier`
     line:tuple=None, # x0, y0, x1, y1, in shares of the picture: who goes in and who goes out?
     every:float=.12, # Seconds from look to look; 0 looks at each frame
@@ -265,7 +271,7 @@ def count_video(
     seconds:float=None, # Stop after this time; default: at the end, or for a camera at Ctrl-C
     progress:bool=True # Show a bar, if it takes more than two seconds
 ) -> VideoCount: # Of what was seen, if it is interrupted or the video breaks off
-    "Count the people in a video, each once; `OSError` or `ValueError` if there is nothing to see, `ImportError` without the extra"
+    "Count people in a video, each once; `OSError` or `ValueError` if it cannot be read, `ImportError` without the extra"
     av, clf = need('av', 'video', 'count_video'), clf or ReadyClassifier()
     if not 0 < threshold < 1: raise ValueError(f"threshold={threshold}: give a number between 0 and 1")
     watch, now, problem = _Watch(clf, _checked_line(line), every, threshold), None, ''
@@ -284,19 +290,21 @@ def count_video(
     if problem: warnings.warn(f"{source}: {problem}; what was seen in {now or 0:.0f} s is counted")
     return VideoCount(watch.table(clf.facts['abstain'] if abstain is None else abstain), clf.facts, now or 0, problem)
 
-# %% ../nbs/38_video.ipynb #468c2690
+# %% ../nbs/38_video.ipynb #47e7c3c2
 @patch(as_prop=True)
-def minutes(self:VideoCount) -> pd.DataFrame: # `minute`, with a line `direction`, and the number of people for each class and for "unsure"
+def minutes(self:VideoCount) -> pd.DataFrame: # `minute`, with a line `direction`, how many of each class and "unsure"
     "How many people came in each minute: with a line those who crossed it, without one those who appeared"
     line = 'direction' in self.people
     people = self.people[self.people.direction != ''] if line else self.people
-    keys = [(people['crossed' if line else 'first']//60).astype(int).rename('minute')] + ([people.direction] if line else [])
-    counts = pd.get_dummies(pd.Categorical(people.label, [*self.facts['vocab'], unsure]), dtype=int).set_index(people.index)
+    minute = (people['crossed' if line else 'first']//60).astype(int).rename('minute')
+    keys = [minute, people.direction] if line else [minute]
+    labels = pd.Categorical(people.label, [*self.facts['vocab'], unsure])
+    counts = pd.get_dummies(labels, dtype=int).set_index(people.index)
     rows = [range(int(self.seconds//60) + 1)] + [['in', 'out']]*line
     whole = pd.MultiIndex.from_product(rows, names=['minute', 'direction'][:1 + line])
     return counts.groupby(keys).sum().reindex(whole if line else whole.get_level_values(0), fill_value=0).reset_index()
 
-# %% ../nbs/38_video.ipynb #c076eb35
+# %% ../nbs/38_video.ipynb #7eec8558
 @patch
 def plot(self:VideoCount,
     ax=None # Axes; default: new ones
@@ -304,14 +312,16 @@ def plot(self:VideoCount,
     "People a minute"
     import matplotlib.pyplot as plt
     ax, counts = ax or plt.subplots(figsize=(8, 3), layout='constrained')[1], self.minutes
-    ways = [(1, counts.direction == 'in'), (-1, counts.direction == 'out')] if 'direction' in counts else [(1, slice(None))]
-    for sign,rows in ways:
-        part, below = counts.loc[rows], 0
+    line = 'direction' in counts
+    for sign,way in ((1, 'in'), (-1, 'out'))[:1 + line]:
+        part, below = counts[counts.direction == way] if line else counts, 0
         for i,name in enumerate([*self.facts['vocab'], unsure]):
-            bars = sign*part[name].to_numpy()
-            ax.bar(part.minute, bars, .9, below, color='lightgray' if name == unsure else f'C{i}', label=name if sign > 0 else None, align='edge')
+            bars, colour = sign*part[name].to_numpy(), 'lightgray' if name == unsure else f'C{i}'
+            ax.bar(part.minute, bars, .9, below, color=colour, label=name if sign > 0 else None, align='edge')
             below = below + bars
     ax.axhline(0, color='black', lw=.5)
-    ax.set(xlabel='minute', ylabel='people a minute' if len(ways) == 1 else 'out  |  in')
+    ax.set(xlabel='minute', ylabel='out  |  in' if line else 'people a minute')
+    ax.locator_params(integer=True)
+    ax.yaxis.set_major_formatter(lambda n, _: f'{abs(n):.0f}')
     ax.legend(frameon=False)
     return ax
