@@ -47,7 +47,8 @@ def _options(debug: Annotated[bool, typer.Option('--debug', help="Show the trace
 # %% ../nbs/50_cli.ipynb #f4220f7d
 def _one_line(e):
     "The message of an error in one line"
-    text = ' '.join(str(e).split())
+    own = isinstance(e, OSError) and e.strerror and not e.filename   # without [Errno 28]
+    text = ' '.join((e.strerror if own else str(e)).split())
     if isinstance(e, (ValueError, OSError, ImportError, TypeError)) and text: return text
     return f'{type(e).__name__}: {text[:300]} (genderres --debug shows where)'
 

@@ -43,7 +43,7 @@ def check_output(
     try: tempfile.TemporaryDirectory(prefix='.writing-', dir=file.parent).cleanup()
     except OSError as e:
         if e.errno in _no_room: raise _full(file, e) from e
-        raise type(e)(e.errno, f"{file} cannot be written ({e.strerror}): choose another folder") from e
+        raise type(e)(f"{file} cannot be written ({e.strerror}): choose another folder") from e
     return file
 
 # %% ../nbs/00_files.ipynb #68fd28ec

@@ -7,7 +7,7 @@ Docs: https://genderres.github.io/genderres/video.html.md"""
 # %% auto #0
 __all__ = ['Walk', 'draw_clip', 'VideoCount', 'count_video']
 
-# %% ../nbs/38_video.ipynb #7bbb3363
+# %% ../nbs/38_video.ipynb #e4165c42
 import sys, warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from .portraits import draw_portrait
 from .predict import Classifier, unsure
 from .ready import ReadyClassifier
 
-# %% ../nbs/38_video.ipynb #c92f095e
+# %% ../nbs/38_video.ipynb #8a077c34
 class Walk(NamedTuple):
     "The way of a drawn portrait through a clip"
     label:str # As for `draw_portrait`
@@ -34,13 +34,13 @@ class Walk(NamedTuple):
     end:float # Seconds
     places:list # Where the middle of the portrait goes: (x, y), in shares of the picture
 
-# %% ../nbs/38_video.ipynb #fe215622
+# %% ../nbs/38_video.ipynb #eb2ff7c1
 def _place(walk, t):
     "Where somebody is after `t` seconds, in shares of the picture; None before and after the walk"
     if not walk.start <= t <= walk.end: return None
     return [np.interp(t, np.linspace(walk.start, walk.end, len(walk.places)), o) for o in zip(*walk.places)]
 
-# %% ../nbs/38_video.ipynb #4e890eaa
+# %% ../nbs/38_video.ipynb #8a1f882d
 def draw_clip(
     file:str|Path, # Video to write, e.g. door.mp4; `FileExistsError` if it is there
     walks:list, # One or more `Walk`; the later ones pass in front
@@ -60,7 +60,7 @@ def draw_clip(
         video.mux(stream.encode())
     return Path(file)
 
-# %% ../nbs/38_video.ipynb #50858bd3
+# %% ../nbs/38_video.ipynb #e5257d42
 def _camera(av, number):
     "What `av.open` takes for a camera; `OSError` where there are none"
     if sys.platform == 'linux': return dict(file=f'/dev/video{number}', format='v4l2')
@@ -70,7 +70,7 @@ def _camera(av, number):
     if not 0 <= number < len(names): raise OSError(f"camera {number} was not found: there are {len(names)} here")
     return dict(file=f'video={names[number]}', format='dshow')
 
-# %% ../nbs/38_video.ipynb #4aaf42fc
+# %% ../nbs/38_video.ipynb #f88cb5da
 def _open(av, source):
     "A container with frames; an `OSError` or `ValueError` of one line if there is none"
     camera = isinstance(source, int)
@@ -84,13 +84,13 @@ def _open(av, source):
     container.close()
     raise ValueError(f"{source} has {kinds}: convert it, e.g. with `ffmpeg -i {source} new.mp4`")
 
-# %% ../nbs/38_video.ipynb #10d70530
+# %% ../nbs/38_video.ipynb #eaf8cb48
 def _upright(frame):
     "A frame as an image, turned as it is to be shown"
     turn = round(frame.rotation/90)*90
     return frame.to_image().rotate(turn, expand=True) if turn else frame.to_image()
 
-# %% ../nbs/38_video.ipynb #fb6b7c33
+# %% ../nbs/38_video.ipynb #f398b941
 def _frames(av, container):
     "All frames that can be decoded"
     container.streams.video[0].thread_type = 'AUTO'
@@ -109,7 +109,7 @@ def _looks(av, container, every):
         due = now + every
         yield now, _upright(frame)
 
-# %% ../nbs/38_video.ipynb #f2417250
+# %% ../nbs/38_video.ipynb #f3d48083
 def _tracker(
     every, # Seconds from look to look
     threshold=.4 # Least score of a face that begins a track
@@ -127,7 +127,7 @@ def _follow(tracker, faces, boxes, seconds):
     found = tracker.update(found, timestamp=seconds)
     return {int(i): int(row) for i,row in zip(found.tracker_id, found.data.get('row', ())) if i >= 0}
 
-# %% ../nbs/38_video.ipynb #8d8a4c2b
+# %% ../nbs/38_video.ipynb #f8714b27
 @dataclass
 class _Person:
     "All that is kept about a person"
@@ -145,14 +145,14 @@ class _Person:
     def due(self, height): return self.looks >= 2*self.judged or height >= 1.2*self.height
     def probabilities(self): return softmax(self.logs/self.weight)
 
-# %% ../nbs/38_video.ipynb #3887e005
+# %% ../nbs/38_video.ipynb #fae333fd
 @patch
 def add(self:_Person, probs, height):
     "Take an answer"
     self.logs, self.weight = self.logs + height*np.log(probs.clip(1e-6)), self.weight + height
     self.judged, self.height = self.looks, height
 
-# %% ../nbs/38_video.ipynb #d59bb267
+# %% ../nbs/38_video.ipynb #13946391
 def _over(
     line, # x0, y0, x1, y1
     p, q # Two places, (x, y)
@@ -165,7 +165,7 @@ def _over(
     if not 0 <= (x*u + y*v)/(u*u + v*v) <= 1: return 0
     return 1 if before < 0 else -1
 
-# %% ../nbs/38_video.ipynb #54cde447
+# %% ../nbs/38_video.ipynb #fc088e59
 def _checked_line(line):
     "Four numbers, or None; `ValueError` if they are no line across the picture"
     if line is None: return None
@@ -174,7 +174,7 @@ def _checked_line(line):
     if len(line) == 4 and all(0 <= o <= 1 for o in line) and line[:2] != line[2:]: return line
     raise ValueError("line: give x0, y0, x1, y1, each from 0 (left, top) to 1 (right, bottom), for two different points")
 
-# %% ../nbs/38_video.ipynb #e21af68c
+# %% ../nbs/38_video.ipynb #75a25d7f
 class _Watch:
     "Everybody seen so far; a look at a time"
     def __init__(self, clf, line, every, threshold=.4):
@@ -190,7 +190,7 @@ class _Watch:
         for i,row in rows.items(): self.move(i, seconds, shares[row].reshape(2, 2).mean(0))
         self.judge(picture, faces, rows)
 
-# %% ../nbs/38_video.ipynb #462b1468
+# %% ../nbs/38_video.ipynb #c510a26d
 @patch
 def move(self:_Watch, i, seconds, place):
     "Somebody was seen at a place"
@@ -207,7 +207,7 @@ def judge(self:_Watch, picture, faces, rows):
     probs = judge_faces(self.clf, picture, faces.iloc[[*due.values()]])
     for (i, row), p in zip(due.items(), probs): self.people[i].add(p, heights[row])
 
-# %% ../nbs/38_video.ipynb #cb70d268
+# %% ../nbs/38_video.ipynb #b82b3ea9
 @patch
 def table(self:_Watch, abstain):
     "A row for each person, in order of appearance"
@@ -222,7 +222,7 @@ def table(self:_Watch, abstain):
     ways = pd.Series([('', 'in', 'out')[np.sign(o.over)] for o in people], dtype=object)
     return res.assign(direction=ways, crossed=[o.crossed if o.over else np.nan for o in people])
 
-# %% ../nbs/38_video.ipynb #92bafd53
+# %% ../nbs/38_video.ipynb #c60c2b5d
 @dataclass(repr=False)
 class VideoCount:
     "The people in a video, with `people`, `totals`, `minutes` and `plot`"
@@ -248,7 +248,7 @@ class VideoCount:
         said += [f'{unsure}: {(self.came.label == unsure).sum():,}'] + [self.problem]*bool(self.problem)
         return '\n'.join([*said, f'({presented})'])
 
-# %% ../nbs/38_video.ipynb #1938e46a
+# %% ../nbs/38_video.ipynb #22a32808
 def _bar(container, seconds, progress):
     "A progress bar that counts the seconds of the video"
     whole = container.duration/1e6 if container.duration else None
@@ -260,7 +260,7 @@ def _why(container, seconds):
     whole = (container.duration or 0)/1e6
     return f'it ends too early, it should last {whole:.0f} s' if seconds + 1 < whole else ''
 
-# %% ../nbs/38_video.ipynb #d658e29d
+# %% ../nbs/38_video.ipynb #bd8f5a7e
 def count_video(
     source:int|str|Path, # Video; number of a camera, from 0; or address of a stream, e.g. rtsp://192.168.1.20/live
     clf:Classifier=None, # Gives the answers; default: `ReadyClassifier`
@@ -290,7 +290,7 @@ def count_video(
     if problem: warnings.warn(f"{source}: {problem}; what was seen in {now or 0:.0f} s is counted")
     return VideoCount(watch.table(clf.facts['abstain'] if abstain is None else abstain), clf.facts, now or 0, problem)
 
-# %% ../nbs/38_video.ipynb #47e7c3c2
+# %% ../nbs/38_video.ipynb #6f432d64
 @patch(as_prop=True)
 def minutes(self:VideoCount) -> pd.DataFrame: # `minute`, with a line `direction`, how many of each class and "unsure"
     "How many people came in each minute: with a line those who crossed it, without one those who appeared"
@@ -304,7 +304,7 @@ def minutes(self:VideoCount) -> pd.DataFrame: # `minute`, with a line `direction
     whole = pd.MultiIndex.from_product(rows, names=['minute', 'direction'][:1 + line])
     return counts.groupby(keys).sum().reindex(whole if line else whole.get_level_values(0), fill_value=0).reset_index()
 
-# %% ../nbs/38_video.ipynb #7eec8558
+# %% ../nbs/38_video.ipynb #3b12e2cc
 @patch
 def plot(self:VideoCount,
     ax=None # Axes; default: new ones
