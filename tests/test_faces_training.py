@@ -3,12 +3,11 @@ import importlib.util, json, sys
 import numpy as np, pandas as pd, pytest, torch
 import genderres.explain   # noqa: F401, gives an interpretation `plot_top_losses_cam`
 from fastai.vision.all import Path, fastai_path, resnet18, set_seed
+from genderres import export, features
 from genderres import faces as finder
 from genderres.all import GenderClassifier, GenderInterpretation, cache_photos, evaluate, gender_dls, gender_learner, predict_to_file
 from genderres.cache import cached_files
 from genderres.cli import app
-from genderres.export import _batches
-from genderres.features import _fingerprint
 from genderres.portraits import draw_portrait
 from genderres.predict import OnnxClassifier
 from genderres.reader import PhotoProblem, read_photo
@@ -138,9 +137,9 @@ def test_a_cache_that_shrinks_does_not_refuse_the_classifier(snapshots, tmp_path
 
 def test_features_are_computed_again(snapshots):
     learn = gender_learner(data(snapshots), resnet18, weights=None)
-    before = _fingerprint(learn)
+    before = features._fingerprint(learn)
     learn.dls = data(snapshots, 'no')
-    assert _fingerprint(learn) != before
+    assert features._fingerprint(learn) != before
 
 def test_what_the_network_saw(snapshots):
     learn = trained(data(snapshots))
@@ -159,7 +158,7 @@ def test_int8_is_calibrated_on_faces(snapshots):
     clf = trained(data(snapshots)).to_classifier()
     photos = data(snapshots, 'no').photos
     many = pd.concat([photos]*4)
-    pixels = {o.tobytes() for batch in _batches(clf, many) for o in batch}
+    pixels = {o.tobytes() for batch in export._batches(clf, many) for o in batch}
     assert pixels <= {clf.pixels(o).tobytes() for o in photos.file}
 
 def test_bad_words(photos):
