@@ -398,7 +398,7 @@ def predict(
         data, text, any_read = _records(table), table.round(3).to_string(index=False, na_rep=''), (table.label != '').any()
     if any_read: return data, f'{text}\n({presented})'
     _echo(text, err=True)
-    _stop('none of these photos could be read', 1)
+    _stop('none of these photos has an answer', 1)
 
 # %% ../nbs/50_cli.ipynb #1dd8e1c2
 _video = {'.mp4', '.mov', '.m4v', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.ts', '.3gp', '.wmv'}

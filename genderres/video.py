@@ -17,13 +17,12 @@ from PIL import Image
 from fastcore.basics import patch
 from scipy.special import softmax
 from tqdm import tqdm
-from .count import PeopleCount, judge_faces
+from .count import PeopleCount, judge_faces, start_count
 from .faces import find_faces
 from .files import need, write_whole
 from .photos import presented
 from .portraits import draw_portrait
 from .predict import Classifier, unsure
-from .ready import ReadyClassifier
 
 # %% ../nbs/38_video.ipynb #8a077c34
 class Walk(NamedTuple):
@@ -263,7 +262,7 @@ def _why(container, seconds):
 # %% ../nbs/38_video.ipynb #bd8f5a7e
 def count_video(
     source:int|str|Path, # Video; number of a camera, from 0; or address of a stream, e.g. rtsp://192.168.1.20/live
-    clf:Classifier=None, # Gives the answers; default: `ReadyClassifier`
+    clf:Classifier=None, # Gives the answers; default: the ready classifier
     line:tuple=None, # x0, y0, x1, y1, in shares of the picture: who goes in and who goes out?
     every:float=.12, # Seconds from look to look; 0 looks at each frame
     threshold:float=.4, # Least score of a face that is not known yet, see `find_faces`
@@ -272,8 +271,8 @@ def count_video(
     progress:bool=True # Show a bar, if it takes more than two seconds
 ) -> VideoCount: # Of what was seen, if it is interrupted or the video breaks off
     "Count people in a video, each once; `OSError` or `ValueError` if it cannot be read, `ImportError` without the extra"
-    av, clf = need('av', 'video', 'count_video'), clf or ReadyClassifier()
-    if not 0 < threshold < 1: raise ValueError(f"threshold={threshold}: give a number between 0 and 1")
+    av = need('av', 'video', 'count_video')
+    clf, abstain = start_count(clf, abstain, threshold)
     watch, now, problem = _Watch(clf, _checked_line(line), every, threshold), None, ''
     container = _open(av, source)
     try:
@@ -288,7 +287,7 @@ def count_video(
     finally: container.close()
     if now is None and problem != 'interrupted': raise ValueError(f"{source} has no frame that can be read")
     if problem: warnings.warn(f"{source}: {problem}; what was seen in {now or 0:.0f} s is counted")
-    return VideoCount(watch.table(clf.facts['abstain'] if abstain is None else abstain), clf.facts, now or 0, problem)
+    return VideoCount(watch.table(abstain), clf.facts, now or 0, problem)
 
 # %% ../nbs/38_video.ipynb #6f432d64
 @patch(as_prop=True)

@@ -63,7 +63,7 @@ def test_the_whole_way(tmp_path, monkeypatch):
     assert sorted(o.name for o in tmp_path.iterdir()) == ['a.csv', 'b.csv', 'm', 'm.onnx', 'm.safetensors', 'other', 'photos']
 
 @pytest.mark.parametrize('args,code,says', [
-    (['predict', 'MODEL', 'nowhere.jpg'], 1, 'none of these photos could be read'), (['predict', 'MODEL'], 2, 'name the photos after it'),
+    (['predict', 'MODEL', 'nowhere.jpg'], 1, 'none of these photos has an answer'), (['predict', 'MODEL'], 2, 'name the photos after it'),
     (['predict', 'nowhere.onnx', 'photos'], 2, 'does not exist'), (['predict', 'MODEL', 'photos', '-o', 'nowhere/a.csv'], 2, 'no folder nowhere'),
     (['predict', 'MODEL', 'photos', '-o', 'a.doc'], 2, 'must end in .csv or .parquet'), (['predict', 'MODEL', 'photos', '--abstain', '7'], 2, '--abstain'),
     (['predict', 'MODEL', 'photos', '--batch-size', '0'], 2, 'batch-size'), (['predict', 'MODEL', 'photos', '--device', 'abacus'], 1, "device='abacus'"),

@@ -134,4 +134,4 @@ def test_at_the_shell(photos, untrained, tmp_path, monkeypatch):
     assert 'another call' in run(*args, code=1).stderr
     for more in (['-o', 'a.csv'], ['--overwrite']): assert 'leave out' in run(*args, *more, code=2).stderr
     assert '--copy goes with --sort-into' in run(*args[:3], '--copy', code=2).stderr
-    assert 'none of these photos could be read' in run('predict', args[1], 'nowhere.jpg', '--sort-into', 'none', code=1).stderr
+    assert 'none of these photos has an answer' in run('predict', args[1], 'nowhere.jpg', '--sort-into', 'none', code=1).stderr
