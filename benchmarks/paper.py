@@ -2,7 +2,7 @@
 
 FOLDER holds `men/` and `women/`, the Kaggle set `playlist/men-women-classification` or what can still be found of it. Each run splits 80 to 20, flips, crops to 224×224
 with probability 0.5, trains four one-cycle epochs, with a frozen body where there are weights, and judges the rest. Starts: `scratch`; `portrait`, the default of `gender_learner`; `lite0`; `faces`,
-as `portrait`, on the largest face of each photo; `imagenet`, which downloads ResNet34's weights. Rates: `paper`, slice(1e-5, 1e-4), and `ours`, the default 3e-3.
+as `portrait`, on the largest face of each photo, at 128 pixels; `imagenet`, which downloads ResNet34's weights. Rates: `paper`, slice(1e-5, 1e-4), and `ours`, the default 3e-3.
 `--starts ready` trains nothing: the ready classifier judges the same photos. Each run adds a row to benchmarks/results/paper.csv; rows that stand there are not repeated.
 `--bf16` computes in half precision; `--by-faces` writes what the ready classifier makes of photos with no, one and several faces.
 """
@@ -21,7 +21,7 @@ keys = ['start', 'rate', 'split', 'seed']
 
 def data(folder, start, split, seed):
     "The photos of one run"
-    return gender_dls(folder, split=split, seed=seed, num_workers=0, **(dict(faces='largest') if start == 'faces' else {}))
+    return gender_dls(folder, split=split, seed=seed, num_workers=0, **(dict(faces='largest', size=128) if start == 'faces' else {}))
 
 def train(dls, start, rate, seed, bf16):
     "Answers after four epochs, as a table with `loss`, and the seconds that the training took"

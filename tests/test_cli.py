@@ -54,7 +54,7 @@ def test_the_whole_way(tmp_path, monkeypatch):
     facts = go('info', 'm.safetensors')
     assert facts['trained']['licence'] == 'mine' and facts['trained']['scores'] == res['scores']
     judged = go('evaluate', 'm.safetensors', 'other')['scores']   # of the same photos, and more of them
-    assert {k: judged[k] for k in res['scores']} == res['scores']
+    assert {k: (judged[k]['right'], judged[k]['n']) for k in res['scores']} == {k: (o['right'], o['n']) for k,o in res['scores'].items()}
     made = go('export', 'm.safetensors', '-o', 'm.onnx', '--photos', 'photos')
     assert made['photos'] == made['same_label'] == 40 and made['largest_difference'] < 1e-4
     assert go('predict', 'm.onnx', 'photos', '-o', 'a.csv') == {**go('predict', 'm.safetensors', 'photos', '-o', 'b.csv'), 'output': 'a.csv'}
