@@ -9,7 +9,7 @@ __all__ = ['app', 'Dir', 'Json', 'Overwrite', 'Batch', 'Device', 'Classes', 'che
            'count', 'export', 'info', 'demo', 'main']
 
 # %% ../nbs/50_cli.ipynb #bdd325fe
-import contextlib, functools, json, multiprocessing, os, sys, tempfile, warnings
+import contextlib, functools, json, multiprocessing, os, signal, sys, tempfile, warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
@@ -426,10 +426,12 @@ def _write_video(res, output, minutes, plot, overwrite):
     return [f'{words} {o}' for words,o in files.items() if o]
 
 # %% ../nbs/50_cli.ipynb #e315c9a8
-def _count_video(clf, source, line, seconds, abstain, threshold, output, minutes, plot, overwrite):
+def _count_video(clf, source, line, seconds, every, abstain, threshold, output, minutes, plot, overwrite):
     "Count the people in a video"
     from genderres.video import count_video
-    res = count_video(source, clf, line and line.split(','), threshold=threshold, abstain=abstain, seconds=seconds)
+    for o in ('SIGTERM', 'SIGHUP'):   # whoever stops a camera, or closes its terminal, keeps what was counted
+        if hasattr(signal, o): signal.signal(getattr(signal, o), signal.default_int_handler)
+    res = count_video(source, clf, line and line.split(','), every, threshold=threshold, abstain=abstain, seconds=seconds)
     said = _write_video(res, output, minutes, plot, overwrite)
     text = '\n'.join([str(res), *said])
     if res.problem == 'interrupted' and isinstance(source, Path):   # a camera ends no other way
@@ -468,7 +470,9 @@ def count(
              "others go out. E.g. 0,.5,1,.5: down over the middle is in.")] = None,
     minutes: Annotated[Path, typer.Option('--minutes', help="Write how many people come in each minute of a video here (.csv, .parquet).")] = None,
     plot: Annotated[Path, typer.Option('--plot', help="Plot the minutes here (.png, .svg, .pdf).")] = None,
-    seconds: Annotated[float, typer.Option('--seconds', min=0, help="Stop after so many seconds of video.")] = None,
+    seconds: Annotated[float, typer.Option('--seconds', min=.1, help="Stop after so many seconds of video.")] = None,
+    every: Annotated[float, typer.Option('--every', min=0, max=10,
+        help="Seconds from look to look at a video; shorter for people who hurry, 0 for each frame.")] = .12,
     abstain: Annotated[float, typer.Option(min=0, max=1,
         help="Below this probability a person is 'unsure'; default: what the classifier says.")] = None,
     threshold: Annotated[float, typer.Option(min=.01, max=.99, help="Least score of a face; higher finds fewer.")] = .4,
@@ -478,6 +482,7 @@ def count(
     if output: _check_output(output, overwrite, '.csv', '.parquet')
     if minutes: _check_output(minutes, overwrite, '.csv', '.parquet')
     if plot: _check_output(plot, overwrite, '.png', '.svg', '.pdf')
+    if output and minutes and output.resolve() == minutes.resolve(): raise typer.BadParameter(f'-o and --minutes are the same file, {output}: give each its own')
     if not paths and camera is None: raise typer.BadParameter('name photos or a video, or say --camera 0')
     if paths: model, paths = _classifier_first(paths, model)
     source = _video_source(paths or [], camera)
@@ -485,7 +490,7 @@ def count(
     if source is None and (line or minutes or plot or seconds): raise typer.BadParameter('--line, --minutes, --plot and --seconds are for a video or --camera')
     clf = _load(model, device)
     if classes: clf = clf.renamed(classes)
-    if source is not None: return _count_video(clf, source, line, seconds, abstain, threshold, output, minutes, plot, overwrite)
+    if source is not None: return _count_video(clf, source, line, seconds, every, abstain, threshold, output, minutes, plot, overwrite)
     from genderres.count import count_people
     res = count_people(paths, clf, abstain, threshold, output, pictures, blur, overwrite=overwrite)
     said = [f'The people are in {output}, the photos in {output.with_stem(output.stem + "-photos")}'] if output else []

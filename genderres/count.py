@@ -209,7 +209,8 @@ def draw_people(
     for r in people.itertuples():
         colour = _colours[vocab.index(r.label) % len(_colours)] if r.label in vocab else '#BBBBBB'
         draw.rectangle((r.x0, r.y0, r.x1, r.y1), outline=colour, width=width)
-        left, top, right, bottom = draw.textbbox((r.x0, max(r.y0, 7*width)), r.label, font, 'lb')
+        x = max(width, min(r.x0, photo.width - draw.textlength(r.label, font) - width))   # inside the picture
+        left, top, right, bottom = draw.textbbox((x, max(r.y0, 7*width)), r.label, font, 'lb')
         draw.rectangle((left - width, top - width, right + width, bottom + width), colour)
         draw.text((left, bottom), r.label, 'black' if r.label not in vocab[:1] else 'white', font, 'lb')
     return photo

@@ -131,10 +131,16 @@ def _level_of_parts(
     top, inner = ([o for o in folders if len(o.parts) == n and _part(o)] for n in (1, 2))
     _check_parts(path, top or inner)
     if top:
-        other = first(o for o in tops if o not in top)
-        if other and 'train' not in map(_part, top): raise _no_part(path, top[0], other)
+        classes, whole = {o.name for o in folders if o.parent in top}, 'train' in map(_part, top)
+        alike = lambda o: o.name in classes or any(f.parent == o and f.name in classes for f in folders)
+        other = first(o for o in tops if o not in top and (not whole or alike(o)))
+        if other: raise _no_part(path, top[0], other)
         return 0
     if inner: _check_inner_parts(path, files, folders, inner)
+    deeper = {_part(o): o for o in folders if len(o.parts) > 2 and _part(o)}
+    if not inner and 'train' in deeper and len(deeper) > 1:
+        raise ValueError(f"{' and '.join(str(path/o) for o in deeper.values())} look like parts of a split, but lie too deep: "
+                         "put them directly into the class folders, or above these")
     return 1 if inner else None
 
 # %% ../nbs/03_photos.ipynb #fb550cbf

@@ -113,6 +113,9 @@ _budget = _Budget(2**26)
 # %% ../nbs/02_reader.ipynb #4f7be9a2
 if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=lambda: _budget.__init__(_budget.most))
 
+# %% ../nbs/02_reader.ipynb #788ccc9b
+Image.core.set_block_size(2**26)
+
 # %% ../nbs/02_reader.ipynb #a50155a3
 def _too_many(n):
     "The problem of an image with too many pixels"

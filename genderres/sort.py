@@ -12,7 +12,7 @@ import filecmp, hashlib, json, os, re, shutil, tempfile, unicodedata
 from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
-from .files import write_tables, write_whole
+from .files import need, write_tables, write_whole
 from .reader import hidden
 from .photos import as_words, read_table, usual_names
 from .predict import Classifier, expand_inputs, predict_to_file, unsure
@@ -141,7 +141,9 @@ def _read_answers(
 ): # `file` made absolute, and `label`, among others
     "The table of answers; `ValueError` if it is none"
     if isinstance(source, pd.DataFrame): df, source = source, 'the table'
-    elif Path(source).suffix.lower() == '.parquet': df = pd.read_parquet(source)
+    elif Path(source).suffix.lower() == '.parquet':
+        need('pyarrow', 'parquet', 'Parquet')
+        df = pd.read_parquet(source)
     else: df = usual_names(read_table(source, missing=False)).fillna('')
     if lost := {'file', 'label'} - {*df}:
         raise ValueError(f"{source} has no column {' and '.join(sorted(lost))}, unlike a table of answers")

@@ -140,6 +140,7 @@ class _Person:
     place:np.ndarray=None # Middle of the face, in shares of the picture
     over:int=0 # How often over the line and in, less how often out
     crossed:float=np.nan # Seconds, at the last crossing
+    leaves:bool=False # Was the face on its way out of the picture when it was last seen?
 
     def due(self, height): return self.looks >= 2*self.judged or height >= 1.2*self.height
     def probabilities(self): return softmax(self.logs/self.weight)
@@ -177,7 +178,7 @@ def _checked_line(line):
 class _Watch:
     "Everybody seen so far; a look at a time"
     def __init__(self, clf, line, every, threshold=.4):
-        self.clf, self.line, self.threshold, self.size, self.people = clf, line, threshold, None, {}
+        self.clf, self.line, self.threshold, self.size, self.people, self.looked = clf, line, threshold, None, {}, 0.
         self.tracker = _tracker(every, threshold)
 
     def look(self, seconds, picture):
@@ -186,14 +187,31 @@ class _Watch:
         shares = faces[['x0', 'y0', 'x1', 'y1']].to_numpy(float)/(picture.size*2)
         self.size = self.size or picture.size   # pictures may change their size; the tracker sees that of the first
         rows = _follow(self.tracker, faces, shares*(self.size*2), seconds)
-        for i,row in rows.items(): self.move(i, seconds, shares[row].reshape(2, 2).mean(0))
+        rows = {self.person(i, seconds): row for i,row in rows.items()}
+        for i,row in rows.items(): self.move(i, seconds, shares[row])
         self.judge(picture, faces, rows)
+        self.looked = seconds
 
 # %% ../nbs/38_video.ipynb #c510a26d
+def _leaves(
+    box, # x0, y0, x1, y1, in shares of the picture
+    step # How far its middle has moved since the last look, (x, y)
+):
+    "Does a face near the border move out of the picture?"
+    near, fast = (box[2:] - box[:2])/2, (box[2:] - box[:2])/20
+    return bool(((box[:2] < near) & (step < -fast) | (box[2:] > 1 - near) & (step > fast)).any())
+
 @patch
-def move(self:_Watch, i, seconds, place):
-    "Somebody was seen at a place"
-    o = self.people.setdefault(i, _Person(seconds))
+def person(self:_Watch, i, seconds):
+    "The number of the person whom the tracker calls `i`: a new one if `i` left the picture and was missed in a look"
+    while (o := self.people.get(i)) and o.leaves and o.last < self.looked: i = (i, 'and another')
+    return i
+
+@patch
+def move(self:_Watch, i, seconds, box):
+    "Somebody was seen, with a face at `box`, in shares of the picture"
+    o, place = self.people.setdefault(i, _Person(seconds)), box.reshape(2, 2).mean(0)
+    o.leaves = o.place is not None and _leaves(box, place - o.place)
     step = _over(self.line, o.place, place) if self.line and o.place is not None else 0
     if step: o.over, o.crossed = o.over + step, seconds
     o.looks, o.last, o.place = o.looks + 1, seconds, place

@@ -148,3 +148,23 @@ def test_sorted_photos_are_no_class(photos):
     with pytest.warns(UserWarning, match='11 of 31 files left out'): dls = gender_dls(photos, size=32, num_workers=0)
     assert dls.vocab == ['men', 'women']
     assert set(photos_from_folder(photos/'sorted').label) == {'men', ''}   # unless somebody passes that folder
+
+@pytest.mark.parametrize('beside', ['tests/men', 'development/women', 'men'])
+def test_what_lies_beside_train_with_its_classes_is_a_part_too(tmp_path, beside):
+    "Or else somebody's test photos would be left out, and the training photos split again"
+    for o in ('train/men', 'train/women', beside):
+        (tmp_path/o).mkdir(parents=True)
+        (tmp_path/o/'1.png').write_bytes(b'')
+    with pytest.raises(ValueError, match='is a part of the split, .* beside it is not'): photos_from_folder(tmp_path)
+
+def test_other_folders_beside_train_are_left_out(tmp_path):
+    for o in ('train/men', 'train/women', 'notes/2020'):
+        (tmp_path/o).mkdir(parents=True)
+        (tmp_path/o/'1.png').write_bytes(b'')
+    assert sorted(photos_from_folder(tmp_path).problem) == ['', '', 'not in a class folder']
+
+def test_parts_too_deep_are_not_merged(tmp_path):
+    for o in ('men/2020/train', 'men/2020/test', 'women/2020/train', 'women/2020/test'):
+        (tmp_path/o).mkdir(parents=True)
+        (tmp_path/o/'1.png').write_bytes(b'')
+    with pytest.raises(ValueError, match='lie too deep'): photos_from_folder(tmp_path)

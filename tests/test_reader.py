@@ -109,3 +109,13 @@ def test_an_icon_is_small(tmp_path):
     Image.new('1', (1500, 1500)).save(f := io.BytesIO(), 'PNG')
     icon = b'\0\0\1\0\1\0' + bytes(4) + b'\1\0\x20\0' + len(f.getvalue()).to_bytes(4, 'little') + (22).to_bytes(4, 'little') + f.getvalue()
     with pytest.raises(PhotoProblem, match='more than 1024'): read_photo(icon)
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+def test_memory_of_large_photos_is_given_back(tmp_path):
+    "Four photos on four threads, one after the other, need little more memory than one"
+    for i in range(4): Image.new('RGBA', (8500, 8500), (40*i, 0, 0, 255)).save(tmp_path/f'{i}.png', compress_level=1)
+    code = ("import resource, sys\nfrom concurrent.futures import ThreadPoolExecutor\nfrom genderres.reader import read_photo, to_pixels\n"
+            "with ThreadPoolExecutor(4) as ex: [*ex.map(lambda f: read_photo(f, 64, lambda p: to_pixels(p, (32, 32))), sys.argv[1:])]\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)")
+    peak = lambda n: int(subprocess.run([sys.executable, '-c', code, *[tmp_path/f'{i}.png' for i in range(n)]], capture_output=True, text=True, check=True).stdout)
+    assert peak(4) < 1.4*peak(1)
