@@ -9,7 +9,7 @@ __all__ = ['app', 'Dir', 'Json', 'Overwrite', 'Batch', 'Device', 'Classes', 'che
            'count', 'export', 'info', 'demo', 'main']
 
 # %% ../nbs/50_cli.ipynb #bdd325fe
-import contextlib, functools, json, multiprocessing, os, signal, sys, tempfile, warnings
+import contextlib, functools, json, multiprocessing, os, signal, sys, tempfile, threading, warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
@@ -430,7 +430,7 @@ def _count_video(clf, source, line, seconds, every, abstain, threshold, output, 
     "Count the people in a video"
     from genderres.video import count_video
     for o in ('SIGTERM', 'SIGHUP'):   # whoever stops a camera, or closes its terminal, keeps what was counted
-        if hasattr(signal, o): signal.signal(getattr(signal, o), signal.default_int_handler)
+        if hasattr(signal, o) and threading.current_thread() is threading.main_thread(): signal.signal(getattr(signal, o), signal.default_int_handler)
     res = count_video(source, clf, line and line.split(','), every, threshold=threshold, abstain=abstain, seconds=seconds)
     said = _write_video(res, output, minutes, plot, overwrite)
     text = '\n'.join([str(res), *said])
