@@ -107,7 +107,8 @@ def _detect(
     look = lambda o: _look(photo, o*scale, min(threshold, _hint))
     faces = look(1)
     for more in (2, 4):   # nothing but small faces in a large photo
-        if (faces[:,4] >= threshold).any() or more*scale >= 2: break
+        sure = faces[faces[:,4] >= threshold]
+        if more*scale >= 2 or len(sure) and (sure[:,3] - sure[:,1]).max()*scale*more/2 >= _small: break
         faces = look(min(more, 1/scale))
     crowd = len(faces) and (faces[:,3] - faces[:,1]).min()*scale < _small
     faces = _distinct(np.concatenate([faces, *(look(o) for o in ((.25, 2) if crowd else (.25,)))]))
