@@ -1,5 +1,5 @@
 "Videos as they come: turned, cut, damaged, endless, of changing size, or no videos at all"
-import gc, os, sys, threading
+import gc, os, signal, sys, threading
 import numpy as np, pandas as pd, pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -163,6 +163,21 @@ def test_ctrl_c_at_the_shell(clips, tmp_path, monkeypatch):
         res = CliRunner().invoke(app, ['count', *source, '-o', str(tmp_path/f'{code}.csv')])
         assert res.exit_code == code and 'interrupted; what was seen in' in res.output, res.output
         assert len(pd.read_csv(tmp_path/f'{code}.csv')) in (1, 2)
+
+@pytest.mark.skipif(not hasattr(signal, 'SIGHUP'), reason='no such signals')
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGHUP'])
+def test_a_stopped_count_keeps_what_was_counted(name, clips, tmp_path, monkeypatch):
+    "Whoever ends the process or closes the terminal loses nothing"
+    def press():
+        if clf.judged > 4: os.kill(os.getpid(), getattr(signal, name))
+    clf, names = Stub(press), (signal.SIGTERM, signal.SIGHUP)
+    monkeypatch.setattr('genderres.cli._load', lambda *args: clf)
+    before = [signal.signal(o, signal.SIG_IGN) for o in names]   # without our handler the count would go on
+    try: res = CliRunner().invoke(app, ['count', str(clips/'shop.mp4'), '-o', str(tmp_path/'people.csv')])
+    finally:
+        for o,handler in zip(names, before): signal.signal(o, handler)
+    assert res.exit_code == 130, res.output
+    assert len(pd.read_csv(tmp_path/'people.csv')) in (1, 2)
 
 @pytest.mark.parametrize('args, said', [
     (['door.mp4', 'a.jpg'], 'stands alone'), (['--camera', '0', 'a.jpg'], 'stands alone'), (['--camera', 'front'], 'give a number'),
