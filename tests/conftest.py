@@ -1,5 +1,5 @@
 "Nothing is downloaded and nothing lands in the user's own fastai folder"
-import contextlib, io, os, pickle, socket, struct, sys, tempfile, threading, time, zlib
+import contextlib, gc, io, os, pickle, signal, socket, struct, sys, tempfile, threading, time, zlib
 os.environ['FASTAI_HOME'] = tempfile.mkdtemp()
 os.environ['TORCH_HOME'] = os.environ['FASTAI_HOME']
 os.environ.setdefault('MPLBACKEND', 'agg')
@@ -35,6 +35,14 @@ def four_lines():
         assert interp.scores().n['accuracy'] == len(dls.valid_ds)
         return dls, interp
     return run
+
+@pytest.fixture
+def interruptible():
+    "Ctrl-C raises KeyboardInterrupt: also where a shell's background job ignores it, and never in a finalizer, where Python drops it"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.collect(); gc.disable()
+    yield
+    gc.enable(); signal.signal(signal.SIGINT, before)
 
 @pytest.fixture
 def large_photos(tmp_path, monkeypatch):

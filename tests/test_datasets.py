@@ -1,5 +1,5 @@
 "Official portraits, from servers that behave and from others"
-import _thread, io, signal, threading
+import _thread, io, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np, pandas as pd, pytest
 from genderres import datasets
@@ -99,8 +99,7 @@ def test_no_table(site, tmp_path, answer):
     with pytest.raises(ConnectionError, match='legislators-current.csv gives no table of members'): congress_portraits(tmp_path)
     assert files(tmp_path) == []
 
-def test_ctrl_c_keeps_what_arrived(site, tmp_path):
-    signal.signal(signal.SIGINT, signal.default_int_handler)   # a job in the background ignores it otherwise
+def test_ctrl_c_keeps_what_arrived(site, tmp_path, interruptible):
     def interrupt(h): fine(h); _thread.interrupt_main()
     site.list(people(*[fine]*40, interrupt, *[fine]*100))
     with pytest.raises(KeyboardInterrupt): congress_portraits(tmp_path, progress=False)
