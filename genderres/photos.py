@@ -67,7 +67,9 @@ def own_results(
     "The plots, tables and sorted photos among `files`"
     files = [*files]
     with_file = lambda name: {o.parent for o in files if o.name == name}
-    trained = with_file('confusion_matrix.png') & with_file('top_losses.png')
+    two = [with_file(f'{o}.png') for o in ('confusion_matrix', 'top_losses')]
+    others = {o.parent for o in files if _like_photo(o.name) and o.name not in _plots}
+    trained = (two[0] & two[1]) | ((two[0] | two[1]) - others)   # one of them may have been deleted
     is_sorted = with_file('sorting.json') - {Path()}
     if not trained and not is_sorted: return set()
     return {o for o in files if o.parent in trained and (o.name in _plots or not _like_photo(o))

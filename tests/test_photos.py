@@ -136,6 +136,12 @@ def test_own_plots_are_no_class(photos):
     assert set(by_parent.label) == {'men', 'women', ''} and (by_parent.problem != '').sum() == 16
     assert expand_inputs(photos)[1] == 20
 
+@pytest.mark.parametrize('lost', ['confusion_matrix.png', 'top_losses.png'])
+def test_results_that_lost_a_plot_are_no_class(photos, lost):
+    plots(photos/'mine')
+    (photos/'mine'/lost).unlink()
+    assert set(photos_from_folder(photos).query("problem == ''").label) == {'men', 'women'}
+
 def test_all_plots_are_known():
     names = re.findall(r"(\w+)=(?:_\w+_figure|interp\.plot_\w+)\(", inspect.getsource(experiment.save_results))
     assert len(names) == 4
