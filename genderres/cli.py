@@ -204,7 +204,7 @@ def _check_results(folder, overwrite=True):
 def _check_classes(vocab):
     "`ValueError` if a class has a name that the answers use for something else"
     from genderres.predict import unsure
-    if bad := [o for o in map(str, vocab) if o in ('file', 'label', 'problem', unsure)]:
+    if bad := [o for o in map(str, vocab) if o.lower() in ('file', 'label', 'problem', unsure)]:
         raise ValueError(f"a class cannot be named {' or '.join(bad)}: the answers have a column or a word of that name. "
                          "Rename the folder or the label")
 
@@ -515,6 +515,8 @@ def export(model: Annotated[Path, typer.Argument(exists=True, dir_okay=False, he
     int8: Annotated[bool, typer.Option('--int8',
         help="Eight-bit integers, unless that costs half a point of accuracy or more; --photos are then the labelled photos "
              "it was trained on.")] = False,
+    pixels: Annotated[bool, typer.Option('--pixels',
+        help="Take RGB bytes of any height and width, and give class names: nothing but onnxruntime is needed then.")] = False,
     overwrite: Overwrite = False, as_json: Json = False):
     "Write a classifier as ONNX, for use without PyTorch, and compare its answers."
     if model.suffix.lower() == '.onnx': raise typer.BadParameter(f"{model} is ONNX already: export the .safetensors file that it was made from")
@@ -525,7 +527,7 @@ def export(model: Annotated[Path, typer.Argument(exists=True, dir_okay=False, he
     from genderres.export import compare
     from genderres.portraits import draw_portrait
     clf = GenderClassifier.load(model)
-    new = clf.to_int8(output, photos, overwrite=overwrite) if int8 else clf.to_onnx(output, overwrite)
+    new = clf.to_int8(output, photos, overwrite=overwrite, pixels=pixels) if int8 else clf.to_onnx(output, overwrite, pixels)
     data = compare(clf, new, photos or [draw_portrait('men', np.random.default_rng(i)) for i in range(32)])
     data.update(output=str(output), megabytes=round(output.stat().st_size/1e6, 1), int8=new.facts['trained'].get('int8'))
     return data, _export_text(data)

@@ -44,7 +44,7 @@ def _are_classes(vocab):
     "Is this a list of two or more different class names, none of which is a column of the answers?"
     reserved = {'file', 'label', 'problem', unsure}
     return (isinstance(vocab, list) and len(vocab) > 1 and all(isinstance(o, str) and o for o in vocab)
-            and len({*vocab, *reserved}) == len(vocab) + len(reserved))
+            and len({*vocab}) == len(vocab) and reserved.isdisjoint(o.lower() for o in vocab))
 
 # %% ../nbs/30_predict.ipynb #3bbdc386
 def _are_colours(o, ok):
@@ -527,7 +527,12 @@ class OnnxClassifier(Classifier):
         _sessions.add(self._session)
         return self
 
+    @property
+    def takes_pixels(self):
+        "Does the network take photos of any size, as `to_onnx` writes it with `pixels`?"
+        return self._session.get_inputs()[0].type == 'tensor(uint8)'
+
     def logits(self, x):
         "(n, height, width, 3), uint8 → (n, classes)"
         name = self._session.get_inputs()[0].name
-        return self._session.run(None, {name: normalise(x, self.facts)})[0]
+        return self._session.run(['logits'], {name: x if self.takes_pixels else normalise(x, self.facts)})[0]

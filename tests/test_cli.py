@@ -89,7 +89,7 @@ def test_training_in_the_folder_of_the_photos(photos, monkeypatch):
     assert '-o ../mine.safetensors' in run('train', '.', '-o', 'mine.safetensors', code=2).stderr
     assert sorted(o.name for o in photos.iterdir()) == ['men', 'women']
 
-@pytest.mark.parametrize('name', ['label', 'problem', 'file', 'unsure'])
+@pytest.mark.parametrize('name', ['label', 'problem', 'file', 'unsure', 'PROBLEM', 'Unsure'])
 def test_names_that_no_class_can_have(photos, tmp_path, monkeypatch, name):
     def never(*args, **kwargs): raise AssertionError('it must be refused before the training')
     monkeypatch.setattr('genderres.experiment.run_experiment', never)
