@@ -19,6 +19,7 @@ from .calibrate import Calibration, choose_threshold, fit_temperature, reliabili
 from .groups import group_report, group_table, plot_groups
 from .explain import grad_cam, shortcuts
 from .review import review_labels, save_review, show_review
+from .clean import Cleaner, review_widget
 from .predict import OnnxClassifier, predict_to_file
 from .classifier import GenderClassifier
 from .evaluate import evaluate

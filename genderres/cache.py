@@ -12,6 +12,7 @@ import hashlib, os, struct, threading, warnings, zlib
 from contextlib import suppress
 import PIL
 from fastai.vision.all import *
+from .faces import detector_version
 from .reader import PhotoProblem, check_file, in_few_words, read_photo
 from .data import ReadPhoto
 
@@ -46,8 +47,8 @@ def _unpack(data):
 # %% ../nbs/14_cache.ipynb #995aabfd
 def _key(data, side, faces='no'):
     "Name of the file that keeps the photo in `data`, or its face"
-    what = f'{_kind} {side}' + ('' if faces == 'no' else f' {faces[0]}1')
-    return hashlib.blake2b(data, digest_size=16, salt=PIL.__version__.encode()[:16], person=what.encode()).hexdigest()
+    what, how = (f'{_kind} {side}', b'') if faces == 'no' else (f'{_kind} {side} {faces[0]}1', detector_version().encode())
+    return hashlib.blake2b(data, digest_size=16, key=how, salt=PIL.__version__.encode()[:16], person=what.encode()).hexdigest()
 
 # %% ../nbs/14_cache.ipynb #1bb673c4
 _names = re.compile(r'[0-9a-f]{32}(\.[0-9]+\.tmp)?')
@@ -98,7 +99,9 @@ class PhotoCache:
             if (photo := self._get(kept)) is None: self._put(kept, photo := decode_photo(data, self.side, self.face))
             return photo
         except PhotoProblem as e:
-            raise PhotoProblem(f"{file}: {e}. It could be read when the data were made: put it back, or make the DataLoaders again") from e
+            remedy = "It could be read when the data were made: put it back, or make the DataLoaders again"
+            if str(e) == 'no face found': remedy = "These data have only photos with a face: leave it out, or make the DataLoaders with faces='largest'"
+            raise PhotoProblem(f"{file}: {e}. {remedy}") from e
 
 # %% ../nbs/14_cache.ipynb #9517c687
 @patch

@@ -1,4 +1,4 @@
-"""The same verbs from a shell: `genderres check`, `train`, `evaluate`, `audit`, `predict`, `count`, `export`, `info`, `demo`
+"""The same verbs from a shell: `genderres check`, `train`, `evaluate`, `audit`, `predict`, `count`, `export`, `info`, `app`, `demo`
 
 Docs: https://genderres.github.io/genderres/cli.html.md"""
 
@@ -6,10 +6,10 @@ Docs: https://genderres.github.io/genderres/cli.html.md"""
 
 # %% auto #0
 __all__ = ['app', 'Dir', 'Json', 'Overwrite', 'Batch', 'Device', 'Classes', 'check', 'train', 'evaluate', 'audit', 'predict',
-           'count', 'export', 'info', 'demo', 'main']
+           'count', 'export', 'info', 'page', 'demo', 'main']
 
 # %% ../nbs/50_cli.ipynb #bdd325fe
-import contextlib, functools, json, multiprocessing, os, signal, sys, tempfile, threading, warnings
+import contextlib, functools, json, multiprocessing, os, re, signal, sys, tempfile, threading, warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
@@ -382,6 +382,9 @@ def predict(
         help="Below this probability the answer is 'unsure'; default: what the classifier says.")] = None,
     rapid: Annotated[bool, typer.Option('--rapid',
         help="In half precision, and compiled, where that is faster on this machine; probabilities may differ by a hundredth or two.")] = False,
+    faces: Annotated[Literal['no', 'largest', 'only'], typer.Option(
+        help="What is judged. no: the whole photo; largest: its largest face, or the whole photo where none is found; "
+             "only: as largest, and where none is found there is no answer. Default: as the classifier was trained.")] = None,
     classes: Classes = None, batch_size: Batch = 64, device: Device = None, overwrite: Overwrite = False, as_json: Json = False):
     "Classify photos: a row for each, with the reason where one cannot be read."
     from genderres.photos import presented
@@ -390,6 +393,7 @@ def predict(
     model, paths = _classifier_first(paths, model)
     clf = _load(model, device)
     if rapid: clf = _rapid(clf, paths, batch_size)
+    if faces: clf = clf.with_faces(faces)
     if classes: clf = clf.renamed(classes)
     if output: data, text, any_read = _predict_to_file(clf, paths, output, batch_size, abstain, overwrite)
     elif sort_into: data, text, any_read = _predict_sorted(clf, paths, sort_into, copy, batch_size, abstain)
@@ -402,22 +406,30 @@ def predict(
 
 # %% ../nbs/50_cli.ipynb #1dd8e1c2
 _video = {'.mp4', '.mov', '.m4v', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.ts', '.3gp', '.wmv'}
+def _is_video(file):
+    "Does a file begin as a video does, or is it named like one and no photo?"
+    from genderres.count import is_video
+    from genderres.reader import image_problem
+    if is_video(file): return True
+    return file.suffix.lower() in _video and (not file.is_file() or image_problem(file) != '')
+
 def _video_source(paths, camera):
     "What frames come from, or None if there are only photos; a usage error if it is not clear"
     if camera is not None and paths: raise typer.BadParameter(f'--camera stands alone: leave out {paths[0]}')
     if camera is not None and not camera.isdecimal() and '://' not in camera:
         raise typer.BadParameter(f"--camera {camera}: give a number, from 0, or an address, e.g. rtsp://192.168.1.20/live")
     if camera is not None: return int(camera) if camera.isdecimal() else camera
-    videos = [o for o in paths if o.suffix.lower() in _video]
+    if far := [str(o).replace(':/', '://', 1) for o in paths if re.match(r'\w{3,}:/', str(o))]:
+        raise typer.BadParameter(f'{far[0]}: a photo at an address is not fetched. If it is a video or a camera, say --camera {far[0]}')
+    videos = [o for o in paths if _is_video(o)]
     if videos and len(paths) > 1: raise typer.BadParameter(f'{videos[0]} is a video, and stands alone: leave out the rest')
     return videos[0] if videos else None
 
 # %% ../nbs/50_cli.ipynb #013bf7cf
 def _write_video(res, output, minutes, plot, overwrite):
-    "Write the tables and the plot, and say where they are"
+    "Write the minutes and the plot, and say where all is"
     from genderres.files import write_tables, write_whole
-    for table,file in ((res.people, output), (res.minutes, minutes)):
-        if file: write_tables([table], file, overwrite)
+    if minutes: write_tables([res.minutes], minutes, overwrite)
     if plot:
         import matplotlib
         matplotlib.use('agg')
@@ -431,20 +443,20 @@ def _count_video(clf, source, line, seconds, every, abstain, threshold, output, 
     from genderres.video import count_video
     for o in ('SIGTERM', 'SIGHUP'):   # whoever stops a camera, or closes its terminal, keeps what was counted
         if hasattr(signal, o) and threading.current_thread() is threading.main_thread(): signal.signal(getattr(signal, o), signal.default_int_handler)
-    res = count_video(source, clf, line and line.split(','), every, threshold=threshold, abstain=abstain, seconds=seconds)
+    res = count_video(source, clf, line and line.split(','), every, threshold, abstain, seconds, output, overwrite)
     said = _write_video(res, output, minutes, plot, overwrite)
     text = '\n'.join([str(res), *said])
     if res.problem == 'interrupted' and isinstance(source, Path):   # a camera ends no other way
         _echo(text, err=True)
         _stop('interrupted: what was counted until then is kept', 130)
     data = dict(people=len(res.people), came=len(res.came), seconds=round(res.seconds, 2), problem=res.problem,
-                totals=res.totals.to_dict('index'), unsure=int((res.came.label == 'unsure').sum()))
+                totals=res.totals.to_dict('index'), unsure=int((res.came.label == 'unsure').sum()), small=res.small)
     return data if output else dict(**data, rows=_records(res.people)), text
 
 # %% ../nbs/50_cli.ipynb #15f0bda7
 def _people_data(res, output):
     "A count of people for programs; without an output also its rows"
-    data = dict(photos=len(res.photos), people=len(res.people), totals=res.totals.to_dict('index'), unsure=int(res.photos.unsure.sum()),
+    data = dict(photos=len(res.photos), people=len(res.people), totals=res.totals.to_dict('index'), unsure=int(res.photos.unsure.sum()), small=res.small,
                 problems=res.photos.problem[res.photos.problem != ''].value_counts().to_dict())
     if output: return dict(**data, output=str(output))
     return dict(**data, rows=dict(people=_records(res.people), photos=_records(res.photos)))
@@ -459,7 +471,7 @@ def count(
              "Default: the one that comes with the package.")] = None,
     output: Annotated[Path, typer.Option('-o', '--output',
         help="Write a row for each person here (.csv, .parquet). Of photos, a row for each goes into a second file beside it, "
-             "and after an interruption the same command continues.")] = None,
+             "and after an interruption the same command continues. Of a video, the people so far are kept beside it once a minute.")] = None,
     pictures: Annotated[Path, typer.Option('--pictures',
         help="Put copies of the photos with a box around each face into this new folder. The photos stay as they are.")] = None,
     blur: Annotated[bool, typer.Option('--blur', help="With --pictures: make faces unrecognisable.")] = False,
@@ -472,7 +484,7 @@ def count(
     plot: Annotated[Path, typer.Option('--plot', help="Plot the minutes here (.png, .svg, .pdf).")] = None,
     seconds: Annotated[float, typer.Option('--seconds', min=.1, help="Stop after so many seconds of video.")] = None,
     every: Annotated[float, typer.Option('--every', min=0, max=10,
-        help="Seconds from look to look at a video; shorter for people who hurry, 0 for each frame.")] = .12,
+        help="Most seconds from look to look at a video, where nobody hurries; 0 looks at each frame.")] = .12,
     abstain: Annotated[float, typer.Option(min=0, max=1,
         help="Below this probability a person is 'unsure'; default: what the classifier says.")] = None,
     threshold: Annotated[float, typer.Option(min=.01, max=.99, help="Least score of a face; higher finds fewer.")] = .4,
@@ -496,8 +508,8 @@ def count(
     said = [f'The people are in {output}, the photos in {output.with_stem(output.stem + "-photos")}'] if output else []
     text = '\n'.join([str(res), *said, *([f'The pictures are in {pictures}'] if pictures else [])])
     if len(res.people) or res.photos.problem.eq('no face found').any(): return _people_data(res, output), text
-    _echo(text, err=True)
-    _stop('none of these photos could be read', 1)
+    some = [f'{r.file}: {r.problem}' for r in res.photos[:3].itertuples()] + ['...']*(len(res.photos) > 3)
+    _stop(f"none of these photos could be read: {'; '.join(some)}", 1)
 
 # %% ../nbs/50_cli.ipynb #58826668
 def _export_text(data):
@@ -553,6 +565,25 @@ def info(
     facts = _load(model).facts
     facts = {k: facts[k] for k in ('vocab', 'arch', 'size', 'faces', 'mean', 'std', 'temperature', 'abstain', 'format', 'trained') if k in facts}
     return facts, '\n'.join(_lines(facts))
+
+# %% ../nbs/50_cli.ipynb #appverb1
+@app.command('app', epilog='Example: genderres app --photos photos --decisions decisions.csv')
+def page(
+    model: Annotated[Path, typer.Option('--model', exists=True, dir_okay=False,
+        help="Classifier: a .safetensors or .onnx file. Default: the one that comes with the package.")] = None,
+    photos: Annotated[Path, typer.Option('--photos', exists=True, file_okay=False, help="Folder of labelled photos, to evaluate on and to clean.")] = None,
+    decisions: Annotated[Path, typer.Option('--decisions', help="CSV that decisions about these photos go into; continued if it exists.")] = None,
+    host: Annotated[str, typer.Option('--host', help="Address to listen on. All but this machine's own need a password, in the variable GENDERRES_PASSWORD.")] = '127.0.0.1',
+    port: Annotated[int, typer.Option('--port', min=1, max=65535, help="Default: the first that is free from 7860.")] = None,
+    device: Device = None):
+    "Open a page in the browser: try the classifier, count people, evaluate, clean labels. Needs the extra app; nothing leaves this machine."
+    for o in ('SIGTERM', 'SIGHUP'):   # uploads go, however the page ends
+        if hasattr(signal, o) and threading.current_thread() is threading.main_thread(): signal.signal(getattr(signal, o), signal.default_int_handler)
+    with _plainly('the page was not opened'):
+        from genderres.app import open_app
+        with open_app(_load(model, device), photos, decisions, host, port, os.environ.get('GENDERRES_PASSWORD')) as address:
+            _echo(f'The page is at {address}, until Ctrl-C', err=True)
+            with contextlib.suppress(KeyboardInterrupt): threading.Event().wait()
 
 # %% ../nbs/50_cli.ipynb #341ea8a0
 @_verb('genderres demo')

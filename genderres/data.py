@@ -19,7 +19,7 @@ from .reader import PhotoProblem, check_file, in_few_words, read_photo
 from .photos import as_words, match_labels, photos_from_df, photos_from_source
 from .check import inspect_photos, torn_pairs
 from .split import check_split, split_photos
-from .faces import look_for_face, read_face
+from .faces import detector_version, look_for_face, read_face
 
 # %% ../nbs/08_data.ipynb #b379b4e6
 class PILPhoto(PILImage):
@@ -129,12 +129,13 @@ def _check_faces(faces):
 
 # %% ../nbs/08_data.ipynb #0d8f1b2a
 def _face_file(): return fastai_path('data')/'faces.sqlite'
+def _table(): return f'"{detector_version()}"'
 
 def _kept_faces():
     "What `look_for_face` said in earlier runs, by `id`"
     try:
         with closing(sqlite3.connect(_face_file(), timeout=60)) as db:
-            return {i: tuple(o) for i,*o in db.execute('select * from largest1')}
+            return {i: tuple(o) for i,*o in db.execute(f'select * from {_table()}')}
     except (sqlite3.Error, OSError): return {}   # there is none yet, or it is damaged, see `_keep_faces`
 
 def _keep_faces(found):
@@ -142,8 +143,8 @@ def _keep_faces(found):
     try:
         _face_file().parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(_face_file(), timeout=60)) as db, db:
-            db.execute('create table if not exists largest1 (id text primary key, n int, x0, y0, x1, y1)')
-            db.executemany('insert or replace into largest1 values (?, ?, ?, ?, ?, ?)', [(i, *o) for i,o in found.items()])
+            db.execute(f'create table if not exists {_table()} (id text primary key, n int, x0, y0, x1, y1)')
+            db.executemany(f'insert or replace into {_table()} values (?, ?, ?, ?, ?, ?)', [(i, *o) for i,o in found.items()])
     except (sqlite3.Error, OSError) as e:
         warnings.warn(f"{_face_file()} cannot be used ({e}): the next run looks for faces again. Delete the file if it is damaged")
 

@@ -8,7 +8,6 @@ Docs: https://genderres.github.io/genderres/duplicates.html.md"""
 __all__ = ['thumbnail', 'near_pairs', 'link']
 
 # %% ../nbs/04_duplicates.ipynb #e5ffbad5
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import product
@@ -16,6 +15,7 @@ import numpy as np, pandas as pd
 from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from .files import usable_cores
 
 # %% ../nbs/04_duplicates.ipynb #9b7e6ece
 _side = 32   # pixels of a thumbnail's side
@@ -142,7 +142,7 @@ def _candidates(
         np.fill_diagonal(best[:,rows], 0)   # no photo is its own partner
         i, j = _top_partners(best)
         return i + rows.start, j
-    with ThreadPoolExecutor(os.cpu_count()) as ex:
+    with ThreadPoolExecutor(usable_cores()) as ex:
         one, two = np.concatenate(list(ex.map(partners, _pieces(len(thumbs), _rows))), axis=1)
     found = [_which_part(descs[0,one[o]], descs[:,two[o]]) for o in _pieces(len(one), 2048)]
     part, mirrored = (np.concatenate(o) for o in zip(*found))

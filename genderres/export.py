@@ -13,9 +13,11 @@ from copy import deepcopy
 import numpy as np
 from fastai.vision.all import *
 from .files import check_output, need, write_whole
+from .reader import PhotoProblem, read_photo
 from .photos import photos_from_source
 from .check import check_photos
-from .predict import Classifier, OnnxClassifier, normalise
+from .faces import read_face
+from .predict import Classifier, OnnxClassifier, expand_inputs, normalise, photo_source, unsure
 from .classifier import GenderClassifier, photo_numbers
 from .evaluate import evaluate, seen_in_training
 
@@ -44,23 +46,94 @@ def _write_onnx(model, facts, file, overwrite):
     with write_whole(file, overwrite) as tmp: tmp.write_bytes(model.SerializeToString())
     return OnnxClassifier(file)
 
+# %% ../nbs/33_export.ipynb #d711ea2f
+_before = '''before (uint8[n,height,width,3] {name}) => (float[n,3,{h},{w}] photos) {{
+    pixel_planes = Transpose<perm=[0,3,1,2]>({name})
+    pixel_shape = Shape<start=0,end=2>(pixel_planes)
+    pixel_sizes = Concat<axis=0>(pixel_shape, pixel_size)
+    pixel_bytes = Resize<mode="linear",antialias=1,exclude_outside=1>(pixel_planes, "", "", pixel_sizes)
+    pixel_values = Cast<to=1>(pixel_bytes)
+    pixel_centred = Sub(pixel_values, pixel_mean)
+    photos = Div(pixel_centred, pixel_std) }}'''
+_after = '''after (float[n,{c}] logits) => (string[n] label, float[n,{c}] probabilities) {{
+    label_scaled = Div(logits, label_temperature)
+    probabilities = Softmax<axis=1>(label_scaled)
+    label_most = ReduceMax<keepdims=0>(probabilities, label_axis)
+    label_best = ArgMax<axis=1,keepdims=0>(probabilities)
+    label_unsure = Less(label_most, label_abstain)
+    label_index = Where(label_unsure, label_last, label_best)
+    label = Gather(label_names, label_index) }}'''
+
+# %% ../nbs/33_export.ipynb #f4286e87
+def _steps(text, like, **constants):
+    "A model of the graph in `text`, of the versions of the model `like`"
+    onnx = need('onnx', 'onnx')
+    graph = onnx.parser.parse_graph(text)
+    graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v), k) for k,v in constants.items())
+    return onnx.helper.make_model(graph, opset_imports=like.opset_import, ir_version=like.ir_version)
+
+# %% ../nbs/33_export.ipynb #5ddb6091
+def _from_pixels(facts, like):
+    "The model that makes normalised photos of pixels"
+    name = 'photos_pixels' if facts.get('faces', 'no') == 'no' else 'faces_pixels'
+    mean, std = (255*np.array(facts[o], np.float32).reshape(1, 3, 1, 1) for o in ('mean', 'std'))
+    (h, w), size = facts['size'], np.array(facts['size'])
+    return _steps(_before.format(name=name, h=h, w=w), like, pixel_size=size, pixel_mean=mean, pixel_std=std)
+
+def _to_labels(facts, like):
+    "The model that makes labels and probabilities of logits"
+    vocab, values = facts['vocab'], {f'label_{k}': np.array(facts[k], np.float32) for k in ('temperature', 'abstain')}
+    return _steps(_after.format(c=len(vocab)), like, **values, label_axis=np.array([1]), label_last=np.array(len(vocab)),
+                  label_names=np.array([*vocab, unsure], object))
+
+# %% ../nbs/33_export.ipynb #4d31fd07
+def _with_pixels(model, facts):
+    "`model` between the two: pixels in, labels, probabilities and logits out"
+    merge, logits = need('onnx', 'onnx').compose.merge_models, deepcopy(model.graph.output[0])
+    model = merge(_from_pixels(facts, model), model, [('photos', 'photos')])
+    model = merge(model, _to_labels(facts, model), [('logits', 'logits')])
+    model.graph.output.append(logits)
+    return model
+
 # %% ../nbs/33_export.ipynb #4c6cadc8
 def _need_onnx():
     "`ImportError` if a package of the extra is missing"
     for o in ('onnx', 'onnxruntime', 'onnxscript'): need(o, 'onnx', 'the export')
 
 # %% ../nbs/33_export.ipynb #d0780de3
+def _finish(clf, model, file, facts, pixels, overwrite):
+    "Write the model of `clf`, which takes pixels if that is asked for"
+    if pixels and clf.facts.get('faces', 'no') != 'no':
+        warnings.warn(f"{file} takes the pixels of faces: give it the square around the largest face of a photo, "
+                      "as crop_face(photo, face, margin=0) cuts it out, because this classifier looks at nothing else")
+    return _write_onnx(_with_pixels(model, facts) if pixels else model, facts, file, overwrite)
+
 @patch
 def to_onnx(self:GenderClassifier,
     file:str|Path, # File to write, .onnx
-    overwrite:bool=False # May it exist already?
+    overwrite:bool=False, # May it exist already?
+    pixels:bool=False # Take pixels as they come, and give labels: see above
 ) -> OnnxClassifier: # The exported classifier, read back from `file`
     "Export to ONNX"
     _need_onnx()
     check_output(file, overwrite)
-    return _write_onnx(_onnx_model(self), self.facts, file, overwrite)
+    return _finish(self, _onnx_model(self), file, self.facts, pixels, overwrite)
 
 # %% ../nbs/33_export.ipynb #cfc0291d
+def _as_they_come(clf, photo):
+    "All pixels of a photo, or of its largest face if `clf` looks at faces, in full resolution; None if it cannot be read"
+    faces = clf.facts.get('faces', 'no')
+    try:
+        photo = photo_source(photo)
+        return np.asarray(read_photo(photo) if faces == 'no' else read_face(photo, needed=faces == 'only'))
+    except PhotoProblem: return None
+
+def _probabilities(clf, photos):
+    "A row for each photo, NaN for one that cannot be read"
+    if not getattr(clf, 'takes_pixels', False): return clf.predict(photos, abstain=0.)[clf.vocab].values
+    pixels = (_as_they_come(clf, o) for o in expand_inputs(photos)[0])
+    return np.stack([np.full(len(clf.vocab), np.nan) if x is None else clf.probabilities(x[None])[0] for x in pixels])
+
 def compare(
     a:Classifier, # One
     b:Classifier, # The other
@@ -68,11 +141,10 @@ def compare(
 ) -> dict: # `photos`, how many; `largest_difference` of a probability; `same_label`, how many
     "How far two classifiers agree on photos that both can read"
     photos = [*photos] if isinstance(photos, (list, tuple, L)) else photos
-    p, q = (o.predict(photos, abstain=0.) for o in (a, b))
-    ok = p.problem == ''
-    off = np.abs(p[a.vocab].values - q[a.vocab].values)[ok]
-    return dict(photos=int(ok.sum()), largest_difference=float(off.max(initial=0)),
-                same_label=int((p.label == q.label)[ok].sum()))
+    p, q = (_probabilities(o, photos) for o in (a, b))
+    p, q = (o[~np.isnan(p + q).any(1)] for o in (p, q))
+    return dict(photos=len(p), largest_difference=float(np.abs(p - q).max(initial=0)),
+                same_label=int((p.argmax(1) == q.argmax(1)).sum()))
 
 # %% ../nbs/33_export.ipynb #6888b501
 def _batches(clf, photos):
@@ -119,6 +191,7 @@ def to_int8(self:GenderClassifier,
     source:str|Path|pd.DataFrame, # Labelled photos, as for `gender_dls`: those it was trained on, and others
     max_drop:float=.005, # Refuse if the accuracy on the others falls by this or more
     overwrite:bool=False, # May `file` exist already?
+    pixels:bool=False, # As for `to_onnx`
     **kwargs
 ) -> OnnxClassifier: # With both figures among the facts, under `int8`
     "Export to ONNX with eight-bit weights and activations, if that costs next to nothing; `ValueError` otherwise"
@@ -134,4 +207,4 @@ def to_int8(self:GenderClassifier,
         raise ValueError(f"int8 is right on {after} of {n} photos instead of {before}: "
                          "that is too much to lose, nothing was written")
     trained = {**self.facts['trained'], 'int8': dict(photos=n, right_float=before, right_int8=after)}
-    return _write_onnx(small, {**self.facts, 'trained': trained}, file, overwrite)
+    return _finish(self, small, file, {**self.facts, 'trained': trained}, pixels, overwrite)

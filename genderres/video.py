@@ -9,7 +9,7 @@ __all__ = ['Walk', 'draw_clip', 'VideoCount', 'count_video']
 
 # %% ../nbs/38_video.ipynb #e4165c42
 import sys, warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np, pandas as pd
@@ -18,8 +18,8 @@ from fastcore.basics import patch
 from scipy.special import softmax
 from tqdm import tqdm
 from .count import PeopleCount, judge_faces, start_count
-from .faces import find_faces
-from .files import need, write_whole
+from .faces import find_faces, hardly_seen
+from .files import check_output, need, table_format, write_tables, write_whole
 from .photos import presented
 from .portraits import draw_portrait
 from .predict import Classifier, unsure
@@ -48,6 +48,8 @@ def draw_clip(
 ) -> Path: # `file`
     "Draw a clip of portraits that walk; it ends half a second after the last walk"
     (w, h), av = size, need('av', 'video', 'draw_clip')
+    if not walks: raise ValueError("walks: give one Walk or more")
+    if w % 2 or h % 2: raise ValueError(f"size={size}: give even numbers")
     cards = [draw_portrait(o.label, np.random.default_rng(o.seed), h//5) for o in walks]
     with write_whole(file) as part, av.open(str(part), 'w') as video:
         stream = video.add_stream('mpeg4', rate=fps, width=w, height=h, pix_fmt='yuv420p', bit_rate=2_000_000)
@@ -70,18 +72,27 @@ def _camera(av, number):
     return dict(file=f'video={names[number]}', format='dshow')
 
 # %% ../nbs/38_video.ipynb #f88cb5da
+def _cannot(source, e):
+    "The error for what FFmpeg cannot open"
+    if isinstance(source, int): return OSError(f"camera {source} cannot be opened ({e.strerror}): is it there, and may you use it?")
+    if '://' in str(source): return OSError(f"{source} cannot be opened ({e.strerror}): is the address right, and is there a stream now?")
+    return ValueError(f"{source} cannot be opened ({e.strerror}): is it a video, and is it complete?")
+
 def _open(av, source):
-    "A container with frames; an `OSError` or `ValueError` of one line if there is none"
+    "A container with frames; an `OSError`, `ValueError` or `TypeError` of one line if there is none"
+    if isinstance(source, bool) or not isinstance(source, (int, str, Path)):
+        raise TypeError(f"source={source!r}: give the name of a video, the number of a camera, or the address of a stream")
     camera = isinstance(source, int)
     if not (camera or '://' in str(source) or Path(source).exists()): raise FileNotFoundError(f"{source} does not exist")
     try: container = av.open(**_camera(av, source)) if camera else av.open(str(source), timeout=30)
-    except av.FFmpegError as e:
-        if camera: raise OSError(f"camera {source} cannot be opened ({e.strerror}): is it there, and may you use it?") from e
-        raise ValueError(f"{source} cannot be opened ({e.strerror}): is it a video, and is it complete?") from e
-    if container.streams.video and container.streams.video[0].codec_context: return container
-    kinds = 'no pictures' if not container.streams.video else 'pictures in a format that is not known'
+    except av.FFmpegError as e: raise _cannot(source, e) from e
+    why = ''
+    if not container.streams.video: why = 'has no pictures'
+    elif not container.streams.video[0].codec_context: why = 'has pictures in a format that is not known'
+    elif container.format.name.endswith('_pipe'): raise ValueError(f"{source} is a photo: give it to count_people")
+    if not why: return container
     container.close()
-    raise ValueError(f"{source} has {kinds}: convert it, e.g. with `ffmpeg -i {source} new.mp4`")
+    raise ValueError(f"{source} {why}: convert it, e.g. with `ffmpeg -i {source} new.mp4`")
 
 # %% ../nbs/38_video.ipynb #eaf8cb48
 def _upright(frame):
@@ -97,7 +108,10 @@ def _frames(av, container):
         try: yield from packet.decode()
         except av.error.InvalidDataError: pass
 
-def _looks(av, container, every):
+def _looks(
+    av, container, # As from `_open`
+    pause # Gives the seconds until the next look
+):
     "Seconds since the first frame, and the upright picture, of each frame that is looked at"
     step = 1/float(container.streams.video[0].average_rate or 25)
     now, last, due = -step, None, 0
@@ -105,8 +119,8 @@ def _looks(av, container, every):
         ahead = 0 if last is None or frame.time is None else frame.time - last
         now, last = now + (ahead if ahead > 0 else step), frame.time
         if now < due - step/2: continue
-        due = now + every
         yield now, _upright(frame)
+        due = now + pause()
 
 # %% ../nbs/38_video.ipynb #f3d48083
 def _tracker(
@@ -126,6 +140,19 @@ def _follow(tracker, faces, boxes, seconds):
     found = tracker.update(found, timestamp=seconds)
     return {int(i): int(row) for i,row in zip(found.tracker_id, found.data.get('row', ())) if i >= 0}
 
+# %% ../nbs/38_video.ipynb #d487bbdd
+def _pause(
+    before, now, # Boxes at the last look and at this one, (n, 4)
+    passed, # Seconds between the two
+    every # Seconds until the next look, at most
+):
+    "Seconds until the fastest face has moved by its width"
+    if not len(now): return every
+    if not len(before): return 0.
+    middle = lambda o: (o[:,:2] + o[:,2:])/2
+    moved = np.linalg.norm(middle(now)[:,None] - middle(before), axis=-1).min(1)/(now[:,2] - now[:,0])
+    return min(every, passed/max(moved.max(), 1e-6))
+
 # %% ../nbs/38_video.ipynb #f8714b27
 @dataclass
 class _Person:
@@ -140,7 +167,9 @@ class _Person:
     place:np.ndarray=None # Middle of the face, in shares of the picture
     over:int=0 # How often over the line and in, less how often out
     crossed:float=np.nan # Seconds, at the last crossing
-    leaves:bool=False # Was the face on its way out of the picture when it was last seen?
+    tall:float=0. # Height of the face when it was last seen, as a share of the picture's
+    trail:list=field(default_factory=list) # (seconds, place) in the last tenth of a second, and once before
+    leaves:bool=False # Was the face on its way out of the picture then?
 
     def due(self, height): return self.looks >= 2*self.judged or height >= 1.2*self.height
     def probabilities(self): return softmax(self.logs/self.weight)
@@ -178,43 +207,51 @@ def _checked_line(line):
 class _Watch:
     "Everybody seen so far; a look at a time"
     def __init__(self, clf, line, every, threshold=.4):
-        self.clf, self.line, self.threshold, self.size, self.people, self.looked = clf, line, threshold, None, {}, 0.
-        self.tracker = _tracker(every, threshold)
+        self.clf, self.line, self.every, self.threshold, self.size, self.people, self.looked = clf, line, every, threshold, None, {}, None
+        self.tracker, self.boxes, self.pause = _tracker(every, threshold), np.zeros((0, 4)), every
 
     def look(self, seconds, picture):
         "Find, follow and judge the faces of a picture"
         faces = find_faces(picture, self.threshold/2)
         shares = faces[['x0', 'y0', 'x1', 'y1']].to_numpy(float)/(picture.size*2)
         self.size = self.size or picture.size   # pictures may change their size; the tracker sees that of the first
-        rows = _follow(self.tracker, faces, shares*(self.size*2), seconds)
-        rows = {self.person(i, seconds): row for i,row in rows.items()}
+        boxes = shares*(self.size*2)
+        rows = _follow(self.tracker, faces, boxes, seconds)
+        rows = {self.person(i, seconds, shares[row]): row for i,row in rows.items()}
         for i,row in rows.items(): self.move(i, seconds, shares[row])
         self.judge(picture, faces, rows)
-        self.looked = seconds
+        sure = boxes[faces.score >= self.threshold]
+        self.pause = _pause(self.boxes, sure, seconds - (self.looked or 0), self.every)
+        if any(self.people[i].leaves for i in rows): self.pause = 0.
+        self.boxes, self.looked = boxes, seconds
 
 # %% ../nbs/38_video.ipynb #c510a26d
 def _leaves(
     box, # x0, y0, x1, y1, in shares of the picture
-    step # How far its middle has moved since the last look, (x, y)
+    speed # Of its middle, (x, y), in shares of the picture a second
 ):
-    "Does a face near the border move out of the picture?"
-    near, fast = (box[2:] - box[:2])/2, (box[2:] - box[:2])/20
-    return bool(((box[:2] < near) & (step < -fast) | (box[2:] > 1 - near) & (step > fast)).any())
+    "Will a face near the border be out of the picture soon?"
+    half, (start, end) = (box[2:] - box[:2])/2, box.reshape(2, 2) + .12*speed
+    return bool(((start < half) & (speed < -.8*half) | (end > 1 - half) & (speed > .8*half)).any())
 
 @patch
-def person(self:_Watch, i, seconds):
-    "The number of the person whom the tracker calls `i`: a new one if `i` left the picture and was missed in a look"
-    while (o := self.people.get(i)) and o.leaves and o.last < self.looked: i = (i, 'and another')
+def person(self:_Watch, i, seconds, box):
+    "The number of the person whom the tracker calls `i`: a new one if `i` was leaving, and was missed in a look or comes nearer at once"
+    tall = box[3] - box[1]
+    while (o := self.people.get(i)) and o.leaves and (o.last < self.looked or tall > 1.5*o.tall): i = (i, 'and another')
     return i
 
 @patch
 def move(self:_Watch, i, seconds, box):
     "Somebody was seen, with a face at `box`, in shares of the picture"
     o, place = self.people.setdefault(i, _Person(seconds)), box.reshape(2, 2).mean(0)
-    o.leaves = o.place is not None and _leaves(box, place - o.place)
     step = _over(self.line, o.place, place) if self.line and o.place is not None else 0
     if step: o.over, o.crossed = o.over + step, seconds
-    o.looks, o.last, o.place = o.looks + 1, seconds, place
+    o.trail.append((seconds, place))
+    while len(o.trail) > 1 and seconds - o.trail[1][0] >= .1: o.trail.pop(0)
+    passed = seconds - o.trail[0][0]   # the longer, the less a trembling box matters
+    o.leaves = passed >= .1 and _leaves(box, (place - o.trail[0][1])/passed)
+    o.looks, o.last, o.place, o.tall = o.looks + 1, seconds, place, box[3] - box[1]
 
 @patch
 def judge(self:_Watch, picture, faces, rows):
@@ -225,6 +262,12 @@ def judge(self:_Watch, picture, faces, rows):
     for (i, row), p in zip(due.items(), probs): self.people[i].add(p, heights[row])
 
 # %% ../nbs/38_video.ipynb #b82b3ea9
+@patch
+def small(self:_Watch):
+    "How many were so small at their last answer that others are missed"
+    heights = np.array([o.height for o in self.people.values() if o.weight])
+    return hardly_seen(pd.DataFrame(dict(y0=0., y1=heights)), self.size)
+
 @patch
 def table(self:_Watch, abstain):
     "A row for each person, in order of appearance"
@@ -247,6 +290,7 @@ class VideoCount:
     facts:dict # Of the classifier
     seconds:float # How much of the video was seen
     problem:str='' # Why it was not seen to its end
+    small:int=0 # How many faces were so small that others of their size are missed, see `hardly_seen`
 
     @property
     def came(self):
@@ -256,14 +300,18 @@ class VideoCount:
     @property
     def totals(self):
         "How many of each class came, as in `PeopleCount`"
-        return PeopleCount(self.came, pd.DataFrame(dict(problem=[])), self.facts).totals
+        return self._count.totals
+
+    @property
+    def _count(self): return PeopleCount(self.came, pd.DataFrame(dict(problem=[])), self.facts, self.small)
 
     def __repr__(self):
         ways = self.people.get('direction', pd.Series(dtype=object)).value_counts()
         went = f", {ways.get('in', 0):,} went in, {ways.get('out', 0):,} out" if 'direction' in self.people else ''
-        said = [f'{len(self.people):,} people in {self.seconds:,.0f} s{went}', self.totals.round(1).to_string()]
-        said += [f'{unsure}: {(self.came.label == unsure).sum():,}'] + [self.problem]*bool(self.problem)
-        return '\n'.join([*said, f'({presented})'])
+        count = self._count
+        said = [f'{len(self.people):,} people in {self.seconds:,.0f} s{went}', count.totals.round(1).to_string()]
+        said += [f'{unsure}: {(self.came.label == unsure).sum():,}', count.note, self.problem]
+        return '\n'.join([*filter(None, said), f'({presented})'])
 
 # %% ../nbs/38_video.ipynb #22a32808
 def _bar(container, seconds, progress):
@@ -277,35 +325,75 @@ def _why(container, seconds):
     whole = (container.duration or 0)/1e6
     return f'it ends too early, it should last {whole:.0f} s' if seconds + 1 < whole else ''
 
+# %% ../nbs/38_video.ipynb #eac1458f
+_minute = 60   # seconds of video
+def _part_of(
+    out, overwrite # As in `count_video`
+):
+    "Where the people are kept until the count ends, or None; an `OSError` or `ValueError` if `out` cannot be written"
+    if out is None: return None
+    out = check_output(out, overwrite)
+    table_format(out)
+    part = out.with_stem(f'{out.stem}.part')
+    if not part.exists() or overwrite: return part
+    raise FileExistsError(f"{part} holds what a count that broke off had seen: move it, choose another output, or say overwrite")
+
+@patch
+def keep(self:_Watch, file, abstain):
+    "Write the people seen so far, if that is possible"
+    try: write_tables([self.table(abstain)], file, overwrite=True)
+    except OSError as e: warnings.warn(f"{file} cannot be written ({e}): the count goes on, and is written at its end")
+
+# %% ../nbs/38_video.ipynb #c94c4c23
+def _see(
+    watch, looks, bar, seconds, # As in `count_video`
+    keep # Called once a minute
+): # Was the end reached?
+    "Look, for so many `seconds` or to the end"
+    due = _minute
+    for now,picture in looks:
+        if seconds and now >= seconds: return False
+        watch.look(now, picture)
+        bar.update(int(now) - bar.n)
+        if now >= due: due = now + _minute; keep()
+    return True
+
+def _check_times(every, seconds):
+    "`ValueError` for what is no time"
+    if not 0 <= every < np.inf: raise ValueError(f"every={every}: give seconds from look to look, 0 for each frame")
+    if seconds is not None and not seconds > 0: raise ValueError(f"seconds={seconds}: give a time in seconds, or leave it out")
+
 # %% ../nbs/38_video.ipynb #bd8f5a7e
 def count_video(
     source:int|str|Path, # Video; number of a camera, from 0; or address of a stream, e.g. rtsp://192.168.1.20/live
     clf:Classifier=None, # Gives the answers; default: the ready classifier
     line:tuple=None, # x0, y0, x1, y1, in shares of the picture: who goes in and who goes out?
-    every:float=.12, # Seconds from look to look; 0 looks at each frame
+    every:float=.12, # Most seconds from look to look; 0 looks at each frame
     threshold:float=.4, # Least score of a face that is not known yet, see `find_faces`
     abstain:float=None, # Below this probability the label is "unsure"; default: what the classifier's file says
     seconds:float=None, # Stop after this time; default: at the end, or for a camera at Ctrl-C
+    out:str|Path=None, # File for the people, .csv or .parquet; until the end, those seen so far are kept beside it
+    overwrite:bool=False, # May `out`, and what an earlier count has left beside it, be replaced?
     progress:bool=True # Show a bar, if it takes more than two seconds
 ) -> VideoCount: # Of what was seen, if it is interrupted or the video breaks off
     "Count people in a video, each once; `OSError` or `ValueError` if it cannot be read, `ImportError` without the extra"
     av = need('av', 'video', 'count_video')
     clf, abstain = start_count(clf, abstain, threshold)
-    watch, now, problem = _Watch(clf, _checked_line(line), every, threshold), None, ''
-    container = _open(av, source)
+    _check_times(every, seconds)
+    watch, part, problem = _Watch(clf, _checked_line(line), every, threshold), _part_of(out, overwrite), ''
+    keep, container = lambda: part and watch.keep(part, abstain), _open(av, source)
     try:
         with _bar(container, seconds, progress) as bar:
-            for now,picture in _looks(av, container, every):
-                if seconds and now >= seconds: break
-                watch.look(now, picture)
-                bar.update(int(now) - bar.n)
-            else: problem = _why(container, now or 0)
+            if _see(watch, _looks(av, container, lambda: watch.pause), bar, seconds, keep): problem = _why(container, watch.looked or 0)
     except KeyboardInterrupt: problem = 'interrupted'
     except av.FFmpegError as e: problem = f'it broke off ({e.strerror})'
     finally: container.close()
-    if now is None and problem != 'interrupted': raise ValueError(f"{source} has no frame that can be read")
-    if problem: warnings.warn(f"{source}: {problem}; what was seen in {now or 0:.0f} s is counted")
-    return VideoCount(watch.table(abstain), clf.facts, now or 0, problem)
+    now = watch.looked or 0
+    if watch.looked is None and problem != 'interrupted': raise ValueError(f"{source} has no frame that can be read")
+    if problem: warnings.warn(f"{source}: {problem}; what was seen in {now:.0f} s is counted")
+    res = VideoCount(watch.table(abstain), clf.facts, now, problem, watch.small())
+    if part: write_tables([res.people], out, overwrite); part.unlink(missing_ok=True)
+    return res
 
 # %% ../nbs/38_video.ipynb #6f432d64
 @patch(as_prop=True)

