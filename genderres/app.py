@@ -183,7 +183,8 @@ _words = dict(   # English, German, French, Indonesian
     count=('Count', 'Zählen', 'Compter', 'Hitung'),
     evaluate=('Evaluate', 'Bewerten', 'Évaluer', 'Evaluasi'),
     clean=('Clean', 'Bereinigen', 'Nettoyer', 'Bersihkan'),
-    about=('About', 'Über', 'À propos', 'Tentang'))
+    about=('About', 'Über', 'À propos', 'Tentang'),
+    **{'common.upload': ('Add files', 'Dateien hinzufügen', 'Ajouter des fichiers', 'Tambah berkas')})   # Gradio has a button of this name, and no word for it
 
 # %% ../nbs/43_app.ipynb #90a46730
 _words.update(
@@ -222,12 +223,12 @@ _words.update(
     filed=('Filed as', 'Einsortiert als', 'Classé comme', 'Digolongkan sebagai'),
     open=('Only open ones', 'Nur offene', 'Seulement ceux à décider', 'Hanya yang belum diputuskan'),
     keys=('Keys decide', 'Tasten entscheiden', 'Décider au clavier', 'Putuskan dengan tombol'),
-    keep=('Keep', 'Behalten', 'Garder', 'Pertahankan'),
-    exclude=('Exclude', 'Ausschließen', 'Exclure', 'Keluarkan'),
-    undo=('Undo', 'Rückgängig', 'Annuler', 'Urungkan'),
-    tick_all=('Tick all', 'Alle ankreuzen', 'Tout cocher', 'Centang semua'),
-    back=('Back', 'Zurück', 'Précédent', 'Kembali'),
-    next=('Next', 'Weiter', 'Suivant', 'Berikutnya'))
+    keep=('Keep (k)', 'Behalten (k)', 'Garder (k)', 'Pertahankan (k)'),
+    exclude=('Exclude (x)', 'Ausschließen (x)', 'Exclure (x)', 'Keluarkan (x)'),
+    undo=('Undo (u)', 'Rückgängig (u)', 'Annuler (u)', 'Urungkan (u)'),
+    tick_all=('Tick all (a)', 'Alle ankreuzen (a)', 'Tout cocher (a)', 'Centang semua (a)'),
+    back=('Back (b)', 'Zurück (b)', 'Précédent (b)', 'Kembali (b)'),
+    next=('Next (n)', 'Weiter (n)', 'Suivant (n)', 'Berikutnya (n)'))
 
 # %% ../nbs/43_app.ipynb #b4fab8c5
 _words.update(responsible=(
@@ -271,9 +272,13 @@ def _name(file): return Path(file).resolve().name if str(file) == '.' else Path(
 
 def _plain(text): return html.escape(str(text).encode('utf-8', 'backslashreplace').decode())
 
+def _wide(text):
+    "HTML that may be wider than the page: a keyboard, too, can scroll it"
+    return f'<div class="wide" role="group" aria-label="{presented}" tabindex="0">{text.replace("<th></th>", "<td></td>")}</div>'
+
 def _html(table):
     "A table as HTML, and what its labels mean"
-    return f'<div class="wide">{table.to_html(index=False, border=0, na_rep="")}</div><p>({presented})</p>'
+    return _wide(table.to_html(index=False, border=0, na_rep='')) + f'<p>({presented})</p>'
 
 def _answer_table(rows, vocab):
     "The rows of `judge_photos` for people"
@@ -365,7 +370,7 @@ def _count_tab(clf, t, folder):
             numbered = res.people.assign(face=res.people.groupby('file').cumcount() + 1)
             shown, words = pictures(numbered, files, clf.vocab, blur), _html(res.photos.assign(file=res.photos.file.map(_name)))
         people = res.people.assign(file=files[0]) if video else res.people
-        return (gr.Column(visible=True), f'<pre>{html.escape(str(res))}</pre>', _as_plot(plot_totals(res.totals)), _as_plot(res.plot().figure if video else None),
+        return (gr.Column(visible=True), _wide(f'<pre>{html.escape(str(res))}</pre>'), _as_plot(plot_totals(res.totals)), _as_plot(res.plot().figure if video else None),
                 gr.Gallery(shown, visible=bool(shown)), words, _csv(people, 'people'))
     _run(go, count, [files, least, blur], [results, said, totals, minutes, *found], folder)
 
@@ -388,20 +393,23 @@ def _evaluate_tab(clf, t, folder, photos):
         audit, interp, groups = evaluate_photos(clf, Path(photos)/source, by)
         plots = interp.plot_confusion_matrix(figsize=(5, 4.4)), interp.plot_top_losses(9), plot_groups(groups.table) if groups else None
         confusion, losses, shares = map(_as_plot, plots)
-        return (gr.Column(visible=True), audit._repr_html_(), confusion, losses, groups._repr_html_() if groups else '', shares, _csv(audit.table, 'answers'))
+        return (gr.Column(visible=True), _wide(audit._repr_html_()), confusion, losses, _wide(groups._repr_html_()) if groups else '', shares, _csv(audit.table, 'answers'))
     source.change(_shown(offer, folder), source, by, api_visibility='private')
     _run(go, judge, [source, by], [results, report, confusion, losses, group_words, group_plot, download], folder)
 
 # %% ../nbs/43_app.ipynb #20b0466f
 _css = '''
 .gradio-container {max-width: 1100px !important}
-.prose {overflow-x: auto}
-.prose table {border: none !important; border-collapse: collapse}
+.wide {overflow-x: auto}
+.prose table, .prose thead, .prose tr {border: none !important; border-collapse: collapse}
+.caption, .caption-label {white-space: normal !important}
 .prose th, .prose td {padding: .25em .7em !important; text-align: left; border: none !important; border-bottom: 1px solid #8886 !important}
 figure {margin: 0; padding: 4px; border: 3px solid transparent; font-size: 13px; overflow-wrap: anywhere}
 figure.current {border-color: #4f46e5}
 figure img, figure .none {height: 150px !important; width: 100%; object-fit: contain; margin: 0 !important; text-align: center; font-size: 60px}
-#tiles {display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr))}
+#keys {overflow: visible !important}
+#tiles {display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 0}
+#decide {position: sticky; bottom: 0; background: var(--body-background-fill); padding: 6px 0; z-index: 1}
 '''
 
 # %% ../nbs/43_app.ipynb #dc7fe7c3
@@ -482,19 +490,19 @@ def _tile(desk, k):
     if k >= len(desk.shown): return ''
     i = desk.shown[k]
     row, said, file = desk.cleaner.table.iloc[i], desk.cleaner.decisions[i], io.BytesIO()
-    name = _plain(Path(row.file).name)
     try: desk.cleaner.photo(i).save(file, 'JPEG')
     except PhotoProblem: picture = '<div class="none">∅</div>'
-    else: picture = f'<img alt="{name}" src="data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}">'
+    else: picture = f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}">'
     state = 'current' if i == desk.current else ''
-    return f'<figure class="{state}">{picture}<figcaption><b>{_plain(said) or "?"}</b> {name}<br>{_plain(row.label)}<br>{_plain(row.why)}</figcaption></figure>'
+    return f'<figure class="{state}">{picture}<figcaption><b>{_plain(said) or "?"}</b><br>filed <b>{_plain(row.label)}</b><br>{_plain(row.why)}</figcaption></figure>'
 
 def _view(desk, message=''):
     "Everything that is shown of a desk, in the order of the tab's parts"
     said = desk.cleaner.decisions
     status = f'<p role="status">{_plain(message)}</p><p>{desk.page + 1}/{desk.last + 1}: {sum(map(bool, said)):,} of {len(said):,} decided ({presented})</p>'
-    there = [k < len(desk.shown) for k in range(desk.n)]
-    return [desk, str(desk.turn), status, *(gr.Column(visible=o) for o in there), *(_tile(desk, k) for k in range(desk.n)), *[False]*desk.n]
+    there, names = [k < len(desk.shown) for k in range(desk.n)], [_name(desk.cleaner.table.file[i]) for i in desk.shown]
+    return [desk, str(desk.turn), status, *(gr.Column(visible=o) for o in there), *(_tile(desk, k) for k in range(desk.n)),
+            *(gr.Checkbox(False, label=o) for o in names + ['']*(desk.n - len(names)))]
 
 # %% ../nbs/43_app.ipynb #becfa860
 _keys = {'k': 'keep', 'x': 'exclude', 'u': 'undo', 'a': 'tick_all', 'b': 'back', 'n': 'next'}
@@ -506,10 +514,10 @@ def _clean_parts(t, vocab):
     with gr.Row(elem_id='tiles'):
         places, tiles, ticks = [], [], []
         for k in range(8):
-            with gr.Column(min_width=150, visible=False) as place: tiles.append(gr.HTML()); ticks.append(gr.Checkbox(label=f'{k + 1}'))
+            with gr.Column(min_width=150, visible=False) as place: ticks.append(gr.Checkbox(label='-', container=False)); tiles.append(gr.HTML())
             places.append(place)
     classes = {str(i + 1): o for i,o in enumerate(vocab[:9])}
-    with gr.Row(): buttons = {what: gr.Button(f'{what} ({key})' if key in classes else t(what), elem_id=f'key-{key}', min_width=90, size='md') for key,what in {**classes, **_keys}.items()}
+    with gr.Row(elem_id='decide'): buttons = {what: gr.Button(f'{what} ({key})' if key in classes else t(what), elem_id=f'key-{key}', min_width=90, size='md') for key,what in {**classes, **_keys}.items()}
     return label, todo, places, tiles, ticks, buttons
 
 # %% ../nbs/43_app.ipynb #31704ad6
@@ -572,7 +580,7 @@ document.addEventListener('keydown', e => {
   button.click();
 })}'''.replace('LANGUAGES', str([*_languages]))
 
-def _translations(): return gr.I18n(**{o: {f'genderres_{k}': v[i] for k,v in _words.items()} for i,o in enumerate(_languages)})
+def _translations(): return gr.I18n(**{o: {k if '.' in k else f'genderres_{k}': v[i] for k,v in _words.items()} for i,o in enumerate(_languages)})
 
 # %% ../nbs/43_app.ipynb #c0031dd9
 def gender_app(
@@ -586,11 +594,12 @@ def gender_app(
     with gr.Blocks(analytics_enabled=False, title='genderres', delete_cache=(600, 86400), fill_width=False) as page:
         gr.Markdown(t('title'), elem_id='title')
         gr.Markdown(t('intro'))
-        with gr.Tab(t('try_it')): _try_tab(clf, t, folder)
-        with gr.Tab(t('count')): _count_tab(clf, t, folder)
-        with gr.Tab(t('evaluate')): _evaluate_tab(clf, t, folder, photos)
-        with gr.Tab(t('clean')): _clean_tab(t, folder, photos, decisions, page)
-        with gr.Tab(t('about')): _about_tab(clf, t)
+        with gr.Tabs(overflow_behavior='wrap'):
+            with gr.Tab(t('try_it')): _try_tab(clf, t, folder)
+            with gr.Tab(t('count')): _count_tab(clf, t, folder)
+            with gr.Tab(t('evaluate')): _evaluate_tab(clf, t, folder, photos)
+            with gr.Tab(t('clean')): _clean_tab(t, folder, photos, decisions, page)
+            with gr.Tab(t('about')): _about_tab(clf, t)
     page.translations = words
     return page
 

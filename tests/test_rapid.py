@@ -1,5 +1,5 @@
 "Rapid training: bad input, interrupts, and what must go on working afterwards"
-import multiprocessing, os, random, subprocess, sys, time, warnings
+import multiprocessing, os, random, signal, subprocess, sys, time, warnings
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from fastai.vision.all import Callback, EarlyStoppingCallback, ImageDataLoaders, Resize, SaveModelCallback, resnet18, set_seed
@@ -10,6 +10,8 @@ from genderres.cache import PhotoCache, cache_photos, clear_cache
 from genderres.features import GrowSize
 from genderres.precision import fastest_precision
 from genderres.reader import PhotoProblem
+
+forks = pytest.mark.skipif('fork' not in multiprocessing.get_all_start_methods(), reason='this system does not fork')
 
 @pytest.fixture
 def quiet(photos, weights):
@@ -211,13 +213,35 @@ def _read_for_a_while(folder, files, seed, seconds):
             if rng.random() < .02: clear_cache(folder)
     assert cache.writes
 
-@pytest.mark.skipif('fork' not in multiprocessing.get_all_start_methods(), reason='needs fork, for the sake of time')
+@forks
 def test_processes_that_empty_one_cache(files, tmp_path):
     processes = [multiprocessing.get_context('fork').Process(target=_read_for_a_while, args=(tmp_path/'c', files, i, 3)) for i in range(6)]
     for o in processes: o.start()
     for o in processes: o.join(60)
     assert [o.exitcode for o in processes] == [0]*6
     assert sum(o.stat().st_size for o in (tmp_path/'c').iterdir()) <= (4 + 6)*(3*64*64 + 16)   # each may write one too many
+
+@forks
+def test_killed_while_caching(files, tmp_path):
+    "What a killed process was writing does no harm, counts towards the size of the folder, and makes room for others"
+    def die(*args): os.kill(os.getpid(), signal.SIGKILL)
+    def work(): cache_module.os.replace = die; PhotoCache(tmp_path/'c').read(files[0])
+    child = multiprocessing.get_context('fork').Process(target=work)
+    child.start(); child.join()
+    unfinished, = (tmp_path/'c').iterdir()
+    assert child.exitcode == -signal.SIGKILL and unfinished.suffix == '.tmp'
+    cache = PhotoCache(tmp_path/'c', max_bytes=2*(3*64*64 + 16))
+    cache.opened += 3600
+    assert same(read(cache, files), [np.asarray(PILPhoto.create(o)) for o in files])
+    assert not unfinished.exists() and cache.writes
+
+@forks
+def test_loader_processes_and_an_empty_cache(photos, tmp_path, recwarn):
+    "Each lists files that another one is just renaming or deleting"
+    dls = cache_photos(gender_dls(photos, size=32, bs=2, num_workers=4), tmp_path/'c', max_bytes=5*(3*64*64 + 16))
+    for dl in dls.loaders: dl.dataset.tls[0].tfms.fs[-1].cache.opened += 3600   # any photo may be deleted
+    assert sum(len(x) for _ in range(8) for x,_ in dls.train) == 8*2*len(dls.train)
+    assert not [o for o in recwarn if 'cache' in str(o.message)] and len(list((tmp_path/'c').iterdir())) <= 5 + 4
 
 def test_interrupted_while_caching(files, tmp_path, monkeypatch):
     cache, decode, done = PhotoCache(tmp_path/'c'), cache_module.decode_photo, []

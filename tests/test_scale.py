@@ -1,0 +1,178 @@
+"A real Ray cluster of two nodes on this machine, a store that fails, and what is killed in the middle"
+import io, json, os, signal, subprocess, sys, tempfile, threading, time, warnings
+from pathlib import Path
+import numpy as np, pandas as pd, pytest
+ray, moto = pytest.importorskip('ray'), pytest.importorskip('moto.server')
+pytest.importorskip('s3fs')
+import fsspec, genderres.scale, fsspec.implementations.memory
+from genderres.cli import app
+from genderres.portraits import draw_portrait
+from genderres.predict import OnnxClassifier
+from genderres.scale import list_photos, predict_dataset
+from ray.cluster_utils import Cluster
+from typer.testing import CliRunner
+from werkzeug.serving import make_server
+
+pytestmark = pytest.mark.skipif(sys.platform == 'win32', reason='Ray has no clusters on Windows')
+node = dict(num_cpus=1, object_store_memory=150*2**20, memory=2**31)
+
+@pytest.fixture(scope='module')
+def cluster():
+    "Two nodes"
+    os.environ.update(RAY_USAGE_STATS_ENABLED='0', RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO='0')
+    with tempfile.TemporaryDirectory(dir='/tmp', ignore_cleanup_errors=True) as tmp:
+        c = Cluster(initialize_head=True, head_node_args=dict(node, temp_dir=tmp, include_dashboard=False))
+        c.add_node(**node)
+        c.wait_for_nodes()
+        ray.init(c.address, log_to_driver=False, logging_level='ERROR')
+        yield c
+        ray.shutdown()
+        c.shutdown()
+
+class Faulty:
+    "A store before which `faults` are asked: (method, path, how often it was asked for) → None, a status, or seconds to wait"
+    def __init__(self):
+        self.app, self.faults, self.asked, self.lock = moto.DomainDispatcherApplication(moto.create_backend_app), None, {}, threading.Lock()
+
+    def __call__(self, environ, start):
+        key = environ['REQUEST_METHOD'], environ['PATH_INFO']
+        with self.lock: n = self.asked[key] = self.asked.get(key, 0) + 1
+        what = self.faults and self.faults(*key, n)
+        if isinstance(what, float): time.sleep(what)
+        elif what:
+            code = {403: 'AccessDenied', 500: 'InternalError', 503: 'SlowDown'}[what]
+            start(f'{what} {code}', [('Content-Type', 'application/xml')])
+            return [f'<Error><Code>{code}</Code><Message>{code}</Message></Error>'.encode()]
+        return self.app(environ, start)
+
+@pytest.fixture
+def store():
+    "The server, and pandas' `storage_options` for it"
+    app = Faulty()
+    server = make_server('127.0.0.1', 0, app, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield app, dict(key='a', secret='b', client_kwargs=dict(endpoint_url=f'http://127.0.0.1:{server.port}', region_name='us-east-1'),
+                    config_kwargs=dict(read_timeout=2, retries=dict(max_attempts=1)))
+    server.shutdown()
+
+def jpeg(i):
+    f = io.BytesIO()
+    draw_portrait('men', np.random.default_rng(i), 48).save(f, 'JPEG')
+    return f.getvalue()
+
+def fill(options, names, bucket='photos'):
+    "A bucket with a photo under each name; a name that ends in .txt is none"
+    s3 = fsspec.filesystem('s3', **options)
+    s3.call_s3('create_bucket', Bucket=bucket)
+    content = [b'no photo' if o.endswith('.txt') else jpeg(i) for i,o in enumerate(names)]
+    for o,data in zip(names, content): s3.call_s3('put_object', Bucket=bucket, Key=o, Body=data)
+    return content
+
+def answers(output, options=None):
+    return pd.read_parquet(output, storage_options=options).sort_values('row', ignore_index=True)
+
+def same(far, near):
+    "The same rows, to the last digit; names apart"
+    pd.testing.assert_frame_equal(far[near.columns].drop(columns='file'), near.drop(columns='file'), check_exact=True, check_dtype=False)
+
+def test_store_fails_stalls_and_throttles(cluster, store, untrained):
+    faulty, options = store
+    names = [f'{i:02}.jpg' for i in range(20)] + ['été +%20#?*[x].jpg', 'new\nline.jpg', 'broken.txt', 'dir/.hidden/a.jpg']
+    content = dict(zip(names, fill(options, names)))
+    faults = {'/photos/03.jpg': [503]*7, '/photos/04.jpg': [500], '/photos/05.jpg': [30.], '/photos/06.jpg': [403]*99}
+    def faults_of(method, path, n):
+        if method == 'PUT' and path.endswith('.parquet') and n == 1: return 503
+        if method == 'GET' and path in faults and n <= len(faults[path]): return faults[path][n-1]
+    faulty.faults = faults_of
+    counts = predict_dataset(untrained.with_suffix('.onnx'), 's3://photos', 's3://photos/answers', batch_size=8, rows=8, storage_options=options)
+    far = answers('s3://photos/answers', options)
+    assert counts.sum() == len(far) == 23
+    files = [o.removeprefix('s3://photos/') for o in far.file]
+    assert sorted(files) == sorted(o for o in names if 'hidden' not in o)
+    near = OnnxClassifier(untrained.with_suffix('.onnx')).predict([content[o] if o != '06.jpg' else b'' for o in files], batch_size=8)
+    near.loc[files.index('06.jpg'), 'problem'] = 'no permission to read it'
+    same(far, near)
+
+def test_killed_in_the_middle(cluster, store, untrained, tmp_path):
+    faulty, options = store
+    content = fill(options, names := [f'{i:03}.jpg' for i in range(160)])
+    faulty.faults = lambda method, path, n: .8 if method == 'GET' and path.endswith('.jpg') else None
+    other = cluster.add_node(**node)
+    cluster.wait_for_nodes()
+    killed = []
+    def kill():
+        "A node with its workers, and then one worker of those left, after the first answers"
+        while not [*(tmp_path/'out'/'_manifest').glob('*')]: time.sleep(.05)
+        cluster.remove_node(other, allow_graceful=False)
+        from ray.util.state import list_actors
+        pid = next(o.pid for o in list_actors(filters=[('state', '=', 'ALIVE')]) if 'MapWorker' in o.class_name)
+        os.kill(pid, signal.SIGKILL)
+        killed.append((pid, len([*(tmp_path/'out'/'_manifest').glob('*')])))
+    (t := threading.Thread(target=kill)).start()
+    predict_dataset(untrained.with_suffix('.onnx'), 's3://photos', tmp_path/'out', batch_size=8, rows=8, storage_options=options)
+    t.join()
+    assert killed and killed[0][1] < 20, killed
+    far = answers(tmp_path/'out')
+    assert far.row.tolist() == [*range(160)]
+    same(far, OnnxClassifier(untrained.with_suffix('.onnx')).predict(content, batch_size=8))
+
+def test_interrupted_at_the_shell(cluster, untrained, photos, tmp_path, monkeypatch):
+    args = ['predict', str(untrained.with_suffix('.onnx')), str(photos), '-o', str(tmp_path/'out'), '--ray', cluster.address, '--batch-size', '4', '--json']
+    answer = genderres.scale._answer
+    def stopped(*a, **kw):
+        kw = {**kw}
+        yield next(iter(answer(*a[:-1], 4)))
+        raise KeyboardInterrupt
+    monkeypatch.setattr(genderres.scale, '_answer', stopped)
+    res = CliRunner().invoke(app, args)
+    assert res.exit_code == 130 and 'same command continues' in res.stderr
+    monkeypatch.setattr(genderres.scale, '_answer', lambda *a: answer(*a[:-1], 4))
+    done = {o: o.stat().st_mtime_ns for o in (tmp_path/'out').glob('*.parquet')}
+    assert done
+    res = json.loads(CliRunner().invoke(app, args, catch_exceptions=False).stdout)
+    assert res['photos'] == 20 and all(o.stat().st_mtime_ns == t for o,t in done.items())
+    same(answers(tmp_path/'out'), OnnxClassifier(untrained.with_suffix('.onnx')).predict(photos, batch_size=4))
+    assert 'answers of another job' in CliRunner().invoke(app, [*args, '--abstain', '.9']).stderr
+
+def test_versions(cluster):
+    with pytest.raises(RuntimeError, match='has genderres .*, and the machine that asks 9.9'): genderres.scale._check_nodes(ray, '9.9')
+
+def test_buckets(store):
+    faulty, options = store
+    with pytest.raises(FileNotFoundError, match='there is no s3://none'): list_photos('s3://none/a', options)
+    fill(options, ['a.jpg'], 'secret')
+    faulty.faults = lambda method, path, n: 403
+    with pytest.raises(PermissionError, match='s3://secret: no permission'): list_photos('s3://secret', options)
+
+def test_a_million_keys(monkeypatch):
+    class Many(fsspec.implementations.memory.MemoryFileSystem):
+        def find(self, path, **kwargs): return [f'{path}/{i:07}.jpg' for i in range(10**6)]
+    fsspec.register_implementation('many', Many, clobber=True)
+    start = time.time()
+    photos = list_photos('many://photos')
+    assert len(photos) == 10**6 and time.time() - start < 30
+
+def test_no_cluster():
+    run = lambda *args: CliRunner().invoke(app, ['predict', 'a.jpg', *args])
+    start = time.time()
+    assert 'no Ray cluster answers at 127.0.0.1:9' in run('--ray', '127.0.0.1:9', '-o', 'out').stderr
+    assert time.time() - start < 10
+    assert run('--ray', 'auto').exit_code == 2
+
+def test_ray_is_left_alone():
+    code = "import sys, genderres.all, genderres.cli; assert 'ray' not in sys.modules and 'accelerate' not in sys.modules"
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+def test_few_fit(untrained):
+    "A network that runs out of memory takes fewer photos at once, and says so"
+    clf = OnnxClassifier(untrained.with_suffix('.onnx'))
+    logits = clf.logits
+    def small(x):
+        if len(x) > 2: raise MemoryError
+        return logits(x)
+    judge = object.__new__(genderres.scale._Judge)
+    clf.logits, judge.clf, judge.abstain = small, clf, 0.
+    import pickle
+    res = judge(dict(batch=np.array([0]), read=[pickle.dumps((['a']*4, [(np.zeros((32, 32, 3), np.uint8), '')]*4))]))
+    table, said = pickle.loads(res['answers'][0])
+    assert len(table) == 4 and 'from here on 2' in said[0]
