@@ -430,6 +430,7 @@ class Desk:
     ):
         self.cleaner, self.n, self.label, self.todo, self.turn = cleaner, n, None, False, 0
         self.show(0)
+        self.onward()
 
     def show(self,
         page:int # From 0
@@ -443,6 +444,12 @@ class Desk:
         self.current = next((i for i in self.shown if not said[i]), None)
         self.turn += self.shown != before   # ticks of an earlier turn are about other photos
 
+    def onward(self):
+        "Where nothing on the page is open, go to the first page with an open photo"
+        said = self.cleaner.decisions
+        rest = [k for k,i in enumerate(self.cleaner.showing(self.label, self.todo)) if not said[i]]
+        if self.current is None and rest: self.show(rest[0]//self.n)
+
 # %% ../nbs/43_app.ipynb #8a882f97
 @patch
 def decide(self:Desk, decision, ticked):
@@ -452,10 +459,7 @@ def decide(self:Desk, decision, ticked):
     self.cleaner.decide(rows, decision)
     self.turn += bool(ticked)
     self.show(self.page)
-    if self.current is None and not self.todo:
-        said = self.cleaner.decisions
-        rest = [k for k,i in enumerate(self.cleaner.showing(self.label)) if not said[i]]
-        if rest: self.show(rest[0]//self.n)
+    self.onward()
     return f"{decision}: {', '.join(_name(self.cleaner.table.file[i]) for i in rows)}"
 
 # %% ../nbs/43_app.ipynb #7fb2dcd0

@@ -195,7 +195,7 @@ class PeopleCount:
         "What to say if many faces are small; '' if they are not"
         if self.small*5 < max(1, len(self.people)): return ''
         words = 'face is' if self.small == 1 else 'faces are'
-        return f'note: {self.small:,} {words} so small that others are missed. The interval does not count those.'
+        return f'note: {self.small:,} {words} close to the least size that is found. Smaller ones are missed, and not in the interval.'
 
     def __repr__(self):
         each = lambda n, what: f'{n:,} {what}{"s"*(n != 1)}'

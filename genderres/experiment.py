@@ -59,7 +59,7 @@ def run_sections(
     photos = learn.dls.photos
     parts = pd.crosstab(photos.label.where(photos.label != '', 'no label'), photos.split.where(photos.usable, 'left out'), margins=True, margins_name='all')
     left_out = photos.problem[photos.problem != ''].str.slice(0, 60).value_counts().rename('left out').to_frame()
-    epochs = epoch_table(learn).map('{:.3f}'.format)
+    epochs = epoch_table(learn).map('{:.3f}'.format).rename_axis(None)
     return [('Photos', [parts.rename_axis(index=None, columns=None), *([left_out.rename_axis(None)] if len(left_out) else [])]),
             *answer_sections(interp), ('Training', [_loss_figure(learn), _rate_figure(learn), epochs])]
 

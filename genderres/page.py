@@ -45,13 +45,14 @@ def _(part, index=True):
     text = part.rename(index=escaped, columns=escaped).map(lambda o: '' if pd.isna(o) else escaped(o))
     with pd.option_context('display.max_colwidth', None, 'display.max_rows', None): table = text.to_html(escape=False, border=0, index=index)
     table = table.replace('<th></th>', '<td></td>').replace('<tr style="text-align: right;">', '<tr>')
-    return f'<div class="wide" tabindex="0" role="region" aria-label="table">{table}</div>'
+    broad = len(part) > 30 or part.map(lambda o: len(str(o)) > 40).any(axis=None)
+    return f'<div class="wide{" broad" if broad else ""}" tabindex="0" role="region" aria-label="table">{table}</div>'
 
 @as_html.register(list)
 def _(part): return f"<ul>{''.join(f'<li>{escaped(o)}</li>' for o in part)}</ul>"
 
 @as_html.register(Report)
-def _(part): return as_html(part.words) + as_html(part.notes)
+def _(part): return f'<div class="figures">{as_html(part.words)}</div>' + as_html(part.notes)
 
 # %% ../nbs/28_page.ipynb #pag00012
 def picture(
@@ -68,7 +69,8 @@ def _(part):
     alt = '; '.join(' '.join(o.split()) for o in dict.fromkeys([part.get_suptitle(), *chain(*said)]) if o)
     part.savefig(file := io.BytesIO(), format='webp', dpi=110, bbox_inches='tight', pil_kwargs=dict(lossless=True))
     plt.close(part)
-    return f'<figure class="plot">{picture(file.getvalue(), "webp", alt)}</figure>'
+    broad = ' broad'*(part.get_figwidth() > 7)
+    return f'<figure class="plot{broad}">{picture(file.getvalue(), "webp", alt)}</figure>'
 
 # %% ../nbs/28_page.ipynb #pag00015
 def _thumb(
@@ -98,13 +100,14 @@ _css = """
 :root{color-scheme:light dark;--ink:#1b1b1f;--paper:#fff;--soft:#5c5f66;--line:#d5d7dc;--mark:70,120,200}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e6ea;--paper:#17181b;--soft:#a9adb5;--line:#3b3e45;--mark:90,140,220}}
 *{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
-main{max-width:62rem;margin:auto;padding:1rem}h1{font-size:1.6rem;line-height:1.2}h2{font-size:1.2rem;margin-top:2rem;border-bottom:1px solid var(--line)}
-p,li,figcaption,td,th{overflow-wrap:anywhere}.lead,figcaption{color:var(--soft)}.wide{overflow-x:auto;margin:1rem 0}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}td,th{padding:.25rem .7rem;border-bottom:1px solid var(--line);text-align:right;overflow-wrap:normal}
-tbody th,th:first-child,td:first-child{text-align:left}th{font-weight:600}td.cell{text-align:center;min-width:6rem}
-pre{overflow-x:auto;font-size:.8rem}img{max-width:100%;height:auto;vertical-align:top}.plot{display:inline-block;margin:0 1rem 1rem 0;padding:.4rem;background:#fff;border-radius:6px;max-width:100%}
-.photos{display:flex;flex-wrap:wrap;gap:1rem}.photos figure{margin:0;width:160px}figcaption{font-size:.8rem;line-height:1.35}
-@media(max-width:420px){.photos figure{width:calc(50% - .5rem)}}@media print{.wide{overflow:visible}}
+main{max-width:64rem;margin:auto;padding:1rem;columns:28rem 2;column-gap:2rem}header,section:has(.photos,.broad){column-span:all}
+section{break-inside:avoid;padding-bottom:1rem}h1{font-size:1.6rem;line-height:1.2;margin:0}h2{font-size:1.2rem;margin:0 0 .7rem;border-bottom:1px solid var(--line)}
+p,li,figcaption,td,th{overflow-wrap:anywhere}.lead,figcaption{color:var(--soft)}.wide{overflow-x:auto;margin:.7rem 0}ul{padding-left:1.2rem}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}td,th{padding:.2rem .7rem;border-bottom:1px solid var(--line);text-align:right}
+tbody th,th:first-child,td:first-child,.broad td,.broad th{text-align:left}th{font-weight:600}td.cell{text-align:center;min-width:6rem}.figures td,.figures th{white-space:nowrap}
+img{max-width:100%;height:auto;vertical-align:top}.plot{margin:0 0 1rem;padding:.4rem;background:#fff;border-radius:6px;width:fit-content;max-width:100%}
+.photos{display:flex;flex-wrap:wrap;gap:1rem}.photos figure{margin:0;width:144px}figcaption{font-size:.8rem;line-height:1.35}
+@media(max-width:420px){.photos figure{width:calc(50% - .5rem)}td,th{padding:.2rem .3rem}.figures{font-size:.85rem}}
 """
 def page(
     title:str, # Of the page
@@ -114,8 +117,8 @@ def page(
     body = ''.join(f"<section><h2>{escaped(h)}</h2>{''.join(map(as_html, parts))}</section>" for h,parts in sections if parts)
     return ('<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
             '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src \'unsafe-inline\'">'
-            f'<title>{escaped(title)}</title><style>{_css}</style></head><body><main><h1>{escaped(title)}</h1>'
-            f'<p class="lead">{escaped(presented[0].upper() + presented[1:])}. Intervals: 95%.</p>{body}</main></body></html>')
+            f'<title>{escaped(title)}</title><style>{_css}</style></head><body><main><header><h1>{escaped(title)}</h1>'
+            f'<p class="lead">{escaped(presented[0].upper() + presented[1:])}. Intervals: 95%.</p></header>{body}</main></body></html>')
 
 # %% ../nbs/28_page.ipynb #pag00019
 def write_page(
@@ -146,6 +149,11 @@ def _top_losses(interp, base, k):
     said = [f'{Path(r.file).name}\nfiled {r.label}, said {r.prediction}\nloss {r.loss:.2f}, probability {r.probability:.2f}' for r in df.itertuples()]
     return gallery([Path(base)/o for o in df.file], said, interp.seen)
 
+def _headline(report):
+    "The accuracy in a sentence"
+    row = report.table.loc['accuracy']
+    return f'{row.right:,} of {row.n:,} photos right: {row.value:.1%}, with a 95% interval from {row.low:.1%} to {row.high:.1%}.'
+
 def answer_sections(
     interp:GenderInterpretation, # Of any photos
     report:Report=None, # Default: that of `interp`
@@ -154,7 +162,8 @@ def answer_sections(
     k:int=12 # Number of top losses
 ) -> list: # For `page`
     "What is known about answers"
-    sections = [('Figures', [report or interp.report(probabilities=probabilities)]), ('Confusion matrix', [confusion(interp)])]
+    report = report or interp.report(probabilities=probabilities)
+    sections = [('Figures', [_headline(report), report]), ('Confusion matrix', [confusion(interp)])]
     if not probabilities: return sections
     calibration = [interp.plot_reliability().figure, interp.plot_risk_coverage().figure]
     return [*sections, ('Calibration', calibration), ('Largest losses', [_top_losses(interp, base, k)])]

@@ -264,7 +264,7 @@ def judge(self:_Watch, picture, faces, rows):
 # %% ../nbs/38_video.ipynb #b82b3ea9
 @patch
 def small(self:_Watch):
-    "How many were so small at their last answer that others are missed"
+    "How many faces were near the least size that is found, at their last answer"
     heights = np.array([o.height for o in self.people.values() if o.weight])
     return hardly_seen(pd.DataFrame(dict(y0=0., y1=heights)), self.size)
 
@@ -290,7 +290,7 @@ class VideoCount:
     facts:dict # Of the classifier
     seconds:float # How much of the video was seen
     problem:str='' # Why it was not seen to its end
-    small:int=0 # How many faces were so small that others of their size are missed, see `hardly_seen`
+    small:int=0 # How many faces were near the least size that is found, see `hardly_seen`
 
     @property
     def came(self):

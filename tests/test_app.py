@@ -1,5 +1,5 @@
 "The page in a real browser, and what it refuses"
-import re, shutil, signal, socket, struct, subprocess, sys, time, urllib.error, urllib.request, zlib
+import math, os, re, shutil, signal, socket, struct, subprocess, sys, time, urllib.error, urllib.request, zlib
 import numpy as np, pandas as pd, pytest
 from pathlib import Path
 from PIL import Image
@@ -13,7 +13,9 @@ flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-background-ne
 
 def start(folder, *options, code='from genderres.cli import main; main()'):
     "`genderres app`, and the address that it prints"
-    with open(folder/'said.txt', 'w') as said: process = subprocess.Popen([sys.executable, '-c', code, 'app', *options], cwd=folder, stderr=said)
+    (folder/'tmp').mkdir(exist_ok=True)
+    with open(folder/'said.txt', 'w') as said:
+        process = subprocess.Popen([sys.executable, '-c', code, 'app', *options], cwd=folder, stderr=said, env={**os.environ, 'TMPDIR': str(folder/'tmp')})
     while process.poll() is None:
         if found := re.search(r'http://\S+/', (folder/'said.txt').read_text()): return process, found.group()
         time.sleep(.1)
@@ -32,6 +34,7 @@ def site(tmp_path_factory):
     yield folder, address
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0, (folder/'said.txt').read_text()
+    assert not [*(folder/'tmp').glob('genderres-*')]   # uploads are gone
 
 @pytest.fixture(scope='module')
 def browser():
@@ -55,6 +58,7 @@ def visit(browser, site):
         page.on('dialog', lambda o: wrong.append(f'a script ran: {o.message}'))
         page.goto(address)
         page.wait_for_selector('#title')
+        page.wait_for_timeout(500)   # buttons are seen before they work
         return page
     yield visit
     for o in visitors: o.close()
@@ -145,6 +149,18 @@ def decide(page, key):
     page.wait_for_function('before => document.querySelector("#said").innerText.trim().split("\\n")[0] != before && !/^[0-9.]+s|processing/.test(document.querySelector("#said").innerText)', arg=before.strip().split('\n')[0])
     return said(page)
 
+def exclude_pages(page, n):
+    "Exclude `n` pages of open photos, eight at a time, by key"
+    page.locator('figure').first.wait_for()
+    done, all_ = map(int, re.search(r'(\d+) of (\d+)', said(page)).groups())
+    page.get_by_label('Only open ones').check()
+    page.wait_for_function('n => document.querySelector("#said").innerText.includes(`/${n}:`)', arg=math.ceil((all_ - done)/8))
+    for _ in range(n):
+        page.wait_for_function("() => ![...document.querySelectorAll('#tiles input')].some(o => o.checked)")
+        page.keyboard.press('a')
+        page.wait_for_function("() => [...document.querySelectorAll('#tiles input')].filter(o => o.offsetParent).every(o => o.checked)")
+        decide(page, 'x')
+
 def test_clean(visit, tmp_path):
     "Two hundred decisions, by one or by eight, with a reload and a kill in between: none is lost"
     photos, file = tmp_path/'photos', tmp_path/'decisions.csv'
@@ -160,16 +176,138 @@ def test_clean(visit, tmp_path):
     press(page, 'Find suspects')
     page.locator('figure').first.wait_for()
     for key in 'kx12'*3: decide(page, key)
-    assert '12 of 208 decided' in said(page)
     page.reload()
-    page.wait_for_selector('#title')
     tab(page, 'Clean')
-    page.locator('figure').first.wait_for()
-    for _ in range(12):
-        page.keyboard.press('a')
-        page.wait_for_function("() => [...document.querySelectorAll('#tiles input')].filter(o => o.offsetParent).every(o => o.checked)")
-        decide(page, 'x')
+    exclude_pages(page, 12)
     process.kill()
     process.wait()
-    kept = pd.read_csv(file).decision.value_counts()
-    assert kept.sum() == 108 - 0, kept
+    kept = dict(keep=3, men=3, women=3, exclude=3 + 12*8)
+    assert pd.read_csv(file).decision.value_counts().to_dict() == kept
+    process, address = start(tmp_path, *options, code=no_review)
+    page = visit(address)
+    tab(page, 'Clean')
+    press(page, 'Find suspects')
+    exclude_pages(page, 12)
+    assert '204 of 208 decided' in said(page)
+    press(page, 'Undo (u)')
+    page.wait_for_function("() => document.querySelector('#said').innerText.includes('196 of 208')")
+    assert pd.read_csv(file).decision.value_counts().to_dict() == {**kept, 'exclude': 187}
+    assert len([*photos.rglob('*.png')]) == 208
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0, (tmp_path/'said.txt').read_text()
+
+def refused(page): return page.locator('.toast-body').last.inner_text()
+
+def test_hostile_files(visit, site, tmp_path):
+    "A bomb, a script in a name and in EXIF, a file that is too large, and too many files: a line each, and the page goes on"
+    chunk = lambda kind, data: struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+    (tmp_path/'bomb.png').write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', 60000, 60000, 8, 2, 0, 0, 0)) + chunk(b'IDAT', zlib.compress(bytes(10**6))) + chunk(b'IEND', b''))
+    exif, photo = Image.Exif(), draw_portrait('women', np.random.default_rng(0), 200)
+    exif[0x10e] = '<script>alert(1)</script>'
+    named = [tmp_path/o for o in ('<img src=x onerror=alert(1)>.jpg', '${alert(1)}{{alert(1)}}.jpg', '"><svg onload=alert(1)>.jpg')]
+    for o in named: photo.save(o, exif=exif)
+    (tmp_path/'page.svg').write_text('<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>')
+    page = visit()
+    upload(page, tmp_path/'bomb.png', *named, tmp_path/'page.svg')
+    press(page, 'Judge')
+    panel(page).locator('.prose table').wait_for()
+    text = panel(page).locator('.prose table').inner_text()
+    assert 'too many pixels' in text and text.count('women') == 4 and 'not an image' in text
+    panel(page).get_by_label('Clear').first.click()
+    with open(tmp_path/'large.jpg', 'wb') as f: f.truncate(2**31)
+    panel(page).locator('input[type=file]').first.set_input_files(tmp_path/'large.jpg')
+    page.locator('.toast-body').wait_for()
+    assert 'maximum' in refused(page), refused(page)
+    for i in range(500): (tmp_path/f'{i}.jpg').write_bytes(b'nothing')
+    page = visit()
+    upload(page, *[tmp_path/f'{i}.jpg' for i in range(500)])
+    panel(page).get_by_text('499').first.wait_for()
+    press(page, 'Judge')
+    page.locator('.toast-body').wait_for()
+    assert '500 files: up to 200 at once' in refused(page)
+
+def status(address, path, headers={}, data=None):
+    "What the server answers"
+    try: return urllib.request.urlopen(urllib.request.Request(address + path, data, headers)).status
+    except urllib.error.HTTPError as e: return e.code
+
+def test_server_refuses(site):
+    "Files that nobody uploaded, addresses to fetch, other names of the machine, and uploads that are too large before they come"
+    folder, address = site
+    assert status(address, '') == 200
+    for o in (folder/'photos'/'photos.csv', folder/'said.txt', '/etc/passwd', 'said.txt', '../../etc/passwd', 'http://127.0.0.1:1/a.jpg', f'file://{folder}/said.txt'):
+        assert status(address, f'gradio_api/file={o}') in (403, 404), o
+    assert status(address, 'gradio_api/proxy=http://127.0.0.1:1/') in (403, 404)
+    assert status(address, '', {'Host': 'attacker.example'}) == 400
+    host, port = re.search('//(.*):(.*)/', address).groups()
+    with socket.create_connection((host, int(port))) as s:
+        s.sendall(f'POST /gradio_api/upload HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: {2**31}\r\n\r\n'.encode())
+        assert b' 413 ' in s.recv(100)
+    assert {o.name for o in folder.iterdir()} <= {'photos', 'crowd 1.jpg', 'crowd 2.jpg', 'letter.jpg', 'door.mp4', 'said.txt', 'tmp'}   # it writes nothing here
+
+def test_two_visitors(visit, site):
+    "Who asks at the same time gets their own answer only"
+    one, two = visit(), visit(locale='fr')
+    upload(one, site[0]/'crowd 1.jpg')
+    upload(two, site[0]/'crowd 2.jpg')
+    press(one, 'Judge')
+    press(two, 'Juger')
+    texts = []
+    for o in (one, two):
+        panel(o).locator('.prose table').wait_for()
+        texts.append(panel(o).locator('.prose table').inner_text())
+    assert 'crowd 2' not in texts[0] and 'crowd 1' not in texts[1] and 'crowd 2' in texts[1]
+
+def test_uploads_are_gone(visit, site):
+    "A page that was left open until its uploads were removed says so in a line"
+    page = visit()
+    upload(page, site[0]/'letter.jpg')
+    for o in (site[0]/'tmp').glob('genderres-*/*'): shutil.rmtree(o)
+    press(page, 'Judge')
+    panel(page).get_by_text('no such file').wait_for()
+
+def test_keyboard(visit, site):
+    "A photo is chosen, judged and explained with the keyboard alone"
+    page = visit()
+    page.keyboard.press('Tab')
+    names = []
+    for _ in range(12):
+        names.append(page.evaluate("() => (document.activeElement.getAttribute('aria-label') || document.activeElement.innerText).trim().split('\\n')[0]"))
+        if names[-1] == 'Click to upload or drop files':
+            with page.expect_file_chooser() as chooser: page.keyboard.press('Enter')
+            chooser.value.set_files(site[0]/'crowd 1.jpg')
+            page.get_by_text('.jpg').first.wait_for()
+        if names[-1] == 'Judge':
+            page.keyboard.press('Enter')
+            break
+        page.keyboard.press('Tab')
+    panel(page).locator('.prose table').wait_for()
+    assert names[0] == 'Try' and names[-1] == 'Judge', names
+
+tabs = dict(en=['Try', 'Count', 'Evaluate', 'Clean', 'About'], de=['Ausprobieren', 'Zählen', 'Bewerten', 'Bereinigen', 'Über'],
+            fr=['Essayer', 'Compter', 'Évaluer', 'Nettoyer', 'À propos'], id=['Coba', 'Hitung', 'Evaluasi', 'Bersihkan', 'Tentang'])
+@pytest.mark.parametrize('lang', tabs)
+def test_languages_and_narrow_page(visit, lang):
+    "Each tab speaks the browser's language, has a name for every field and button, and fits 360 pixels"
+    page = visit(locale=lang, viewport=dict(width=360, height=700))
+    assert page.evaluate('document.documentElement.lang') == lang
+    assert page.get_by_role('tab').all_inner_texts() == tabs[lang]
+    for name in tabs[lang]:
+        tab(page, name)
+        assert page.evaluate('document.documentElement.scrollWidth') == 360
+        nameless = "() => [...document.querySelectorAll('button, input')].filter(o => o.offsetParent && !(o.innerText || o.ariaLabel || o.title || o.labels?.length || o.type == 'file')).map(o => o.outerHTML)"
+        assert page.evaluate(nameless) == []
+        assert 'genderres_' not in page.inner_text('body')
+
+def test_axe(visit, site):
+    "axe finds nothing wrong on any tab, but for a button of Gradio that holds another"
+    Axe = pytest.importorskip('axe_playwright_python.sync_playwright', reason='axe is not installed').Axe
+    page = visit()
+    upload(page, site[0]/'crowd 1.jpg')
+    press(page, 'Judge')
+    panel(page).locator('.prose table').wait_for()
+    for name in tabs['en']:
+        tab(page, name)
+        page.wait_for_timeout(300)   # colours fade
+        wrong = [o for o in Axe().run(page).response['violations'] if o['impact'] != 'minor' and o['id'] != 'nested-interactive']
+        assert not wrong, (name, [(o['id'], o['nodes'][0]['html']) for o in wrong])

@@ -239,9 +239,9 @@ def test_a_full_disk_does_not_end_the_count(clips, tmp_path, monkeypatch):
 def test_people_far_away(tmp_path):
     "The interval does not count whom nobody can find, and says so"
     near, far = (draw_clip(tmp_path/f'{h}.mp4', [Walk('men', 4, 0, 1.5, right)], (h*16//9//2*2, h)) for h in (360, 160))
-    assert 'so small that others are missed' not in repr(count(near))
+    assert 'close to the least size that is found' not in repr(count(near))
     res = count(far)
-    assert len(res.people) == res.small == 1 and 'note: 1 face is so small that others are missed' in repr(res)
+    assert len(res.people) == res.small == 1 and 'note: 1 face is close to the least size that is found' in repr(res)
 
 def test_what_a_file_is_does_not_depend_on_its_name(clips, tmp_path, monkeypatch):
     "At the shell: a video without a suffix, or with that of a text; a photo named as a video; both in a folder"
