@@ -188,7 +188,7 @@ def showing(self:Cleaner,
 def __repr__(self:Cleaner):
     said = pd.Series([o for o in self.decisions if o], dtype=object)
     each = ''.join(f', {k} {n}' for k,n in said.value_counts().items())
-    return f'{len(self)} suspects, {len(said)} decided{each} ({presented}); {self.file}'
+    return f'{len(self)} suspects, {len(said)} decided{each} ({presented})'
 
 # %% ../nbs/27_clean.ipynb #cln00032
 @patch

@@ -61,7 +61,7 @@ def run_sections(
     left_out = photos.problem[photos.problem != ''].str.slice(0, 60).value_counts().rename('left out').to_frame()
     epochs = epoch_table(learn).map('{:.3f}'.format).rename_axis(None)
     return [('Photos', [parts.rename_axis(index=None, columns=None), *([left_out.rename_axis(None)] if len(left_out) else [])]),
-            *answer_sections(interp), ('Training', [_loss_figure(learn), _rate_figure(learn), epochs])]
+            *answer_sections(interp), ('Loss', [_loss_figure(learn), epochs]), ('Learning rate', [_rate_figure(learn)])]
 
 # %% ../nbs/40_experiment.ipynb #9dd57050
 def save_results(

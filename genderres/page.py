@@ -44,7 +44,7 @@ def as_html(
 def _(part, index=True):
     text = part.rename(index=escaped, columns=escaped).map(lambda o: '' if pd.isna(o) else escaped(o))
     with pd.option_context('display.max_colwidth', None, 'display.max_rows', None): table = text.to_html(escape=False, border=0, index=index)
-    table = table.replace('<th></th>', '<td></td>').replace('<tr style="text-align: right;">', '<tr>')
+    table = table.replace('<th></th>', '<td></td>').replace('<tr style="text-align: right;">', '<tr>').replace(' valign="top"', '')
     broad = len(part) > 30 or part.map(lambda o: len(str(o)) > 40).any(axis=None)
     return f'<div class="wide{" broad" if broad else ""}" tabindex="0" role="region" aria-label="table">{table}</div>'
 
@@ -69,7 +69,7 @@ def _(part):
     alt = '; '.join(' '.join(o.split()) for o in dict.fromkeys([part.get_suptitle(), *chain(*said)]) if o)
     part.savefig(file := io.BytesIO(), format='webp', dpi=110, bbox_inches='tight', pil_kwargs=dict(lossless=True))
     plt.close(part)
-    broad = ' broad'*(part.get_figwidth() > 7)
+    broad = ' broad' if part.get_figwidth() > 7 else ''
     return f'<figure class="plot{broad}">{picture(file.getvalue(), "webp", alt)}</figure>'
 
 # %% ../nbs/28_page.ipynb #pag00015
@@ -102,12 +102,12 @@ _css = """
 *{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
 main{max-width:64rem;margin:auto;padding:1rem;columns:28rem 2;column-gap:2rem}header,section:has(.photos,.broad){column-span:all}
 section{break-inside:avoid;padding-bottom:1rem}h1{font-size:1.6rem;line-height:1.2;margin:0}h2{font-size:1.2rem;margin:0 0 .7rem;border-bottom:1px solid var(--line)}
-p,li,figcaption,td,th{overflow-wrap:anywhere}.lead,figcaption{color:var(--soft)}.wide{overflow-x:auto;margin:.7rem 0}ul{padding-left:1.2rem}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}td,th{padding:.2rem .7rem;border-bottom:1px solid var(--line);text-align:right}
-tbody th,th:first-child,td:first-child,.broad td,.broad th{text-align:left}th{font-weight:600}td.cell{text-align:center;min-width:6rem}.figures td,.figures th{white-space:nowrap}
+p,li,figcaption,tbody th,td:last-child{overflow-wrap:anywhere}.lead,figcaption{color:var(--soft)}.wide{overflow-x:auto;margin:.7rem 0}ul{padding-left:1.2rem}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}td,th{padding:.2rem .45rem;border-bottom:1px solid var(--line);text-align:right}
+tbody th,th:first-child,td:first-child,.broad td,.broad th{text-align:left}th{font-weight:600}td.cell{text-align:center;min-width:6rem}.figures td{white-space:nowrap}.figures tbody th{overflow-wrap:normal}.broad tbody th{min-width:8rem}
 img{max-width:100%;height:auto;vertical-align:top}.plot{margin:0 0 1rem;padding:.4rem;background:#fff;border-radius:6px;width:fit-content;max-width:100%}
 .photos{display:flex;flex-wrap:wrap;gap:1rem}.photos figure{margin:0;width:144px}figcaption{font-size:.8rem;line-height:1.35}
-@media(max-width:420px){.photos figure{width:calc(50% - .5rem)}td,th{padding:.2rem .3rem}.figures{font-size:.85rem}}
+@media(max-width:420px){.photos figure{width:calc(50% - .5rem)}td,th{padding:.2rem .3rem}.figures table{font-size:.8rem}.figures td,.figures th{padding:.2rem .18rem}}
 """
 def page(
     title:str, # Of the page
@@ -118,7 +118,7 @@ def page(
     return ('<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
             '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src \'unsafe-inline\'">'
             f'<title>{escaped(title)}</title><style>{_css}</style></head><body><main><header><h1>{escaped(title)}</h1>'
-            f'<p class="lead">{escaped(presented[0].upper() + presented[1:])}. Intervals: 95%.</p></header>{body}</main></body></html>')
+            f'<p class="lead">{escaped(presented[0].upper() + presented[1:])}.</p></header>{body}</main></body></html>')
 
 # %% ../nbs/28_page.ipynb #pag00019
 def write_page(
@@ -152,7 +152,7 @@ def _top_losses(interp, base, k):
 def _headline(report):
     "The accuracy in a sentence"
     row = report.table.loc['accuracy']
-    return f'{row.right:,} of {row.n:,} photos right: {row.value:.1%}, with a 95% interval from {row.low:.1%} to {row.high:.1%}.'
+    return f'{int(row.right):,} of {int(row.n):,} photos right: {row.value:.1%}, with a 95% interval from {row.low:.1%} to {row.high:.1%}.'
 
 def answer_sections(
     interp:GenderInterpretation, # Of any photos

@@ -25,7 +25,7 @@ from PIL import Image
 from fastcore.basics import patch
 from scipy.special import softmax
 from tqdm import tqdm
-from .files import check_output, need, table_format, write_tables
+from .files import check_output, need, table_format, usable_cores, write_tables
 from .photos import match_classes, own_results
 from .faces import read_face
 from .reader import PhotoProblem, is_address, not_fetched, read_photo, to_pixels, walk
@@ -183,7 +183,7 @@ def _read(item, size, faces='no'):
 def _read_ahead(items, batch_size, facts):
     "Batches of names and of (pixels, problem) for each"
     size, faces = facts['size'], _faces(facts)
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(min(32, usable_cores() + 4)) as pool:   # some wait for the disk
         def ask():
             batch = list(islice(items, batch_size))
             return [photo_name(o) for o in batch], [pool.submit(_read, o, size, faces) for o in batch]

@@ -309,7 +309,7 @@ class VideoCount:
         ways = self.people.get('direction', pd.Series(dtype=object)).value_counts()
         went = f", {ways.get('in', 0):,} went in, {ways.get('out', 0):,} out" if 'direction' in self.people else ''
         count = self._count
-        said = [f'{len(self.people):,} people in {self.seconds:,.0f} s{went}', count.totals.round(1).to_string()]
+        said = [f'{len(self.people):,} {"person" if len(self.people) == 1 else "people"} in {self.seconds:,.0f} s{went}', count.totals.round(1).to_string()]
         said += [f'{unsure}: {(self.came.label == unsure).sum():,}', count.note, self.problem]
         return '\n'.join([*filter(None, said), f'({presented})'])
 

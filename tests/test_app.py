@@ -1,8 +1,9 @@
 "The page in a real browser, and what it refuses"
 import math, os, re, shutil, signal, socket, struct, subprocess, sys, time, urllib.error, urllib.request, zlib
-import numpy as np, pandas as pd, pytest
+import genderres.cli, numpy as np, pandas as pd, pytest
 from pathlib import Path
 from PIL import Image
+from typer.testing import CliRunner
 from genderres.portraits import draw_crowd, draw_portrait, sample_portraits
 from genderres.video import Walk, draw_clip
 pytest.importorskip('gradio', reason='the extra app is not installed')
@@ -94,6 +95,8 @@ def test_camera(visit):
     page = visit()
     panel(page).get_by_role('button', name='Camera').click()
     panel(page).get_by_role('button', name='Click to Access Webcam').click()
+    page.wait_for_function('() => document.querySelector("video")?.videoWidth')
+    page.wait_for_timeout(500)   # the first picture
     panel(page).get_by_role('button', name='capture photo').click()
     panel(page).locator('img').first.wait_for()
     press(page, 'Judge')
@@ -113,7 +116,7 @@ def test_count(visit, site):
     panel(page).get_by_label('Clear').first.click()
     upload(page, clip)
     press(page, 'Count')
-    panel(page).locator('pre', has_text='people in').wait_for()
+    panel(page).locator('pre', has_text=' in 1 s').wait_for()
     panel(page).locator('img[alt="How many people come in each minute"]').wait_for()
 
 def test_evaluate(visit, site):
@@ -240,8 +243,8 @@ def test_server_refuses(site):
     assert status(address, 'gradio_api/proxy=http://127.0.0.1:1/') in (403, 404)
     assert status(address, '', {'Host': 'attacker.example'}) == 400
     host, port = re.search('//(.*):(.*)/', address).groups()
-    with socket.create_connection((host, int(port))) as s:
-        s.sendall(f'POST /gradio_api/upload HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: {2**31}\r\n\r\n'.encode())
+    with socket.create_connection((host, int(port)), 10) as s:
+        s.sendall(f'POST /gradio_api/upload HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: {2**31 + 1}\r\n\r\n'.encode())
         assert b' 413 ' in s.recv(100)
     assert {o.name for o in folder.iterdir()} <= {'photos', 'crowd 1.jpg', 'crowd 2.jpg', 'letter.jpg', 'door.mp4', 'said.txt', 'tmp'}   # it writes nothing here
 
@@ -262,13 +265,14 @@ def test_uploads_are_gone(visit, site):
     "A page that was left open until its uploads were removed says so in a line"
     page = visit()
     upload(page, site[0]/'letter.jpg')
-    for o in (site[0]/'tmp').glob('genderres-*/*'): shutil.rmtree(o)
+    for o in (site[0]/'tmp').glob('genderres-*/*'): shutil.rmtree(o) if o.is_dir() else o.unlink()
     press(page, 'Judge')
     panel(page).get_by_text('no such file').wait_for()
 
 def test_keyboard(visit, site):
     "A photo is chosen, judged and explained with the keyboard alone"
     page = visit()
+    page.bring_to_front()
     page.keyboard.press('Tab')
     names = []
     for _ in range(12):
@@ -311,3 +315,32 @@ def test_axe(visit, site):
         page.wait_for_timeout(300)   # colours fade
         wrong = [o for o in Axe().run(page).response['violations'] if o['impact'] != 'minor' and o['id'] != 'nested-interactive']
         assert not wrong, (name, [(o['id'], o['nodes'][0]['html']) for o in wrong])
+
+def run(*options, **kwargs):
+    "What `genderres app` says, and its exit code, where it does not open"
+    res = CliRunner(**kwargs).invoke(genderres.cli.app, ['app', *map(str, options)], prog_name='genderres')
+    return res.exit_code, res.output.strip()
+
+def test_it_says_why_it_does_not_open(tmp_path, site, monkeypatch):
+    "One line each"
+    port = site[1].split(':')[-1].strip('/')
+    code, said = run('--port', port)
+    assert code == 1 and f'port {port}: the port is in use' in said and '\n' not in said, said
+    assert run('--host', '0.0.0.0')[1] == 'genderres: others can reach 0.0.0.0: set a password of 12 characters or more, in the variable GENDERRES_PASSWORD'
+    (tmp_path/'a.safetensors').write_bytes(b'nothing')
+    assert 'a.safetensors is damaged' in run('--model', tmp_path/'a.safetensors')[1]
+    assert run('--model', tmp_path/'b.safetensors')[0] == run('--photos', tmp_path/'nowhere')[0] == 2
+    assert 'ends in .csv' in run('--decisions', tmp_path/'decisions.txt')[1]
+    assert 'make it first' in run('--decisions', tmp_path/'nowhere'/'decisions.csv')[1]
+    (tmp_path/'empty').mkdir()
+    assert 'is empty: put a folder of photos for each class into it' in run('--photos', tmp_path/'empty', '--decisions', tmp_path/'decisions.csv')[1]
+    for o in ('gradio', 'genderres.app'): monkeypatch.setitem(sys.modules, o, None)
+    monkeypatch.delitem(sys.modules, 'genderres.app')
+    assert run() == (1, "genderres: the page needs gradio: `pip install 'genderres[app]'`")
+
+def test_only_the_page_imports_gradio():
+    "Gradio takes seconds to import"
+    code = 'import sys, genderres.cli, genderres.predict, genderres.ready; assert "gradio" not in sys.modules'
+    subprocess.run([sys.executable, '-c', code], check=True)
+    modules = Path(genderres.cli.__file__).parent.glob('*.py')
+    assert {o.name for o in modules if re.search(r'^(from|import|gr = need).*(gradio|[.]app\b)', o.read_text(), re.M)} == {'app.py'}

@@ -49,7 +49,7 @@ def test_the_whole_way(tmp_path, monkeypatch):
     assert 'train_loss' in err and not {*'\r█'} & {*err}   # a log, not a terminal
     res = json.loads(out)
     assert sum(sum(o.values()) for o in res['photos'].values()) == 40
-    assert {o.name for o in (tmp_path/'m').iterdir()} == {'loss.png', 'learning_rate.png', 'confusion_matrix.png', 'top_losses.png', 'top_losses.csv',
+    assert {o.name for o in (tmp_path/'m').iterdir()} == {'report.html', 'loss.png', 'learning_rate.png', 'confusion_matrix.png', 'top_losses.png', 'top_losses.csv',
                                                           'split.csv', 'epochs.csv', 'scores.csv'}
     facts = go('info', 'm.safetensors')
     assert facts['trained']['licence'] == 'mine' and facts['trained']['scores'] == res['scores']

@@ -140,11 +140,13 @@ def test_another_detector_looks_again(snapshots, looks, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, 'sched_setaffinity'), reason='no such call')
 def test_no_more_threads_than_usable_cores():
-    "A process that may use one core of many starts one thread; PyTorch and fastai are not imported to find out"
+    "A process that may use one core of many computes on one thread, and reads on five; PyTorch and fastai are not imported to find out"
     code = ("import os, sys, threading, time\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); os.cpu_count = lambda: 192\n"
-            "from genderres.files import in_threads\n"
-            "print(len({*in_threads(lambda o: time.sleep(.01) or threading.get_ident(), [*range(20)])}), *({'torch', 'fastai'} & {*sys.modules}))")
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == '1\n'
+            "from genderres import predict\nfrom genderres.files import in_threads\n"
+            "wait = lambda *args: (time.sleep(.01) or threading.get_ident(), '')\npredict._read = wait\n"
+            "read = predict._read_ahead(iter(['a.jpg']*64), 64, dict(size=[32, 32]))\n"
+            "print(len({*in_threads(wait, [*range(20)])}), len({i for _,batch in read for i,_ in batch}), *({'torch', 'fastai'} & {*sys.modules}))")
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == '1 5\n'
 
 def test_photos_of_any_form(snapshots):
     "Photos that the table does not know are looked at when they are read, also by workers"

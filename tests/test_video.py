@@ -242,6 +242,7 @@ def test_people_far_away(tmp_path):
     assert 'close to the least size that is found' not in repr(count(near))
     res = count(far)
     assert len(res.people) == res.small == 1 and 'note: 1 face is close to the least size that is found' in repr(res)
+    assert repr(res).startswith('1 person in 2 s')
 
 def test_what_a_file_is_does_not_depend_on_its_name(clips, tmp_path, monkeypatch):
     "At the shell: a video without a suffix, or with that of a text; a photo named as a video; both in a folder"
