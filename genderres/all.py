@@ -20,6 +20,7 @@ from .groups import group_report, group_table, plot_groups
 from .explain import grad_cam, shortcuts
 from .review import review_labels, save_review, show_review
 from .clean import Cleaner, review_widget
+from .page import answer_sections, check_sections, write_page
 from .predict import OnnxClassifier, predict_to_file
 from .classifier import GenderClassifier
 from .evaluate import evaluate

@@ -246,6 +246,36 @@ def _write_run(
         for o in Path(tmp).iterdir(): o.replace(results/o.name)
     return results
 
+# %% ../nbs/50_cli.ipynb #trainc1
+def _train_dls(dir, **kwargs):
+    "The photos to train on"
+    from genderres.data import gender_dls
+    dls = gender_dls(dir, **kwargs)
+    _check_classes(dls.vocab)
+    return dls
+
+# %% ../nbs/50_cli.ipynb #trainc2
+def _finish_training(licence, output, overwrite, interp):
+    "Write what was trained; data and text"
+    import genderres.classifier   # noqa: F401, gives the learner `to_classifier`
+    from genderres.stats import summary
+    clf = interp.learn.to_classifier(interp, licence)
+    results = _write_run(interp, clf, output, overwrite)
+    facts = {k: clf.facts['trained'][k] for k in ('photos', 'left_out', 'scored_on', 'scores')}
+    text = (f"On {_count(len(interp.targs))} it has not seen:\n{summary(interp.scores())}\n\n"
+            f"The classifier is {output}, plots and tables are in {results}; look at report.html there first")
+    return dict(classifier=str(output), results=str(results), **facts), text
+
+# %% ../nbs/50_cli.ipynb #trainc3
+def _train_together(processes, make_dls, finish, checkpoint, options):
+    "Train in new processes, or in those that a launcher such as accelerate started; only one of them says anything"
+    from genderres.distributed import distributed_experiment, in_processes
+    args = make_dls, finish, checkpoint
+    if int(os.environ.get('WORLD_SIZE', 1)) == 1: return in_processes(processes, distributed_experiment, *args, **options)
+    res = distributed_experiment(*args, **options)
+    if res is None: raise typer.Exit()
+    return res
+
 # %% ../nbs/50_cli.ipynb #e8f301d1
 @_verb('genderres train photos -o mine.safetensors', 'nothing was written; the same command starts again')
 def train(
@@ -269,29 +299,22 @@ def train(
     faces: Annotated[Literal['no', 'largest', 'only'], typer.Option(
         help="What the network sees. no: the whole photo; largest: its largest face, or the whole photo where none is found; "
              "only: as largest, and photos without a face are left out. The classifier does the same with the photos it gets. Needs the extra faces.")] = 'no',
+    processes: Annotated[int, typer.Option(min=1, help="Train on so many processes of this machine, e.g. one for each GPU. Needs the extra accelerate.")] = 1,
     licence: Annotated[str, typer.Option(help="Licence of the classifier; stored in its file.")] = 'not stated',
     overwrite: Overwrite = False, as_json: Json = False):
     "Train a 34-layer residual network, evaluate it on photos it has not seen, and write a classifier."
     _keep_apart(dir, output)
     _check_output(output, overwrite, '.safetensors')
-    _check_results(results := output.with_suffix(''), overwrite)
+    _check_results(output.with_suffix(''), overwrite)
     import matplotlib
     matplotlib.use('agg')
-    import genderres.classifier   # noqa: F401, gives the learner `to_classifier`
-    from genderres.data import gender_dls
-    from genderres.experiment import run_experiment
-    from genderres.stats import summary
-    dls = gender_dls(dir, size=size, bs=batch_size, seed=seed, split=split, decisions=decisions, classes=classes, faces=faces)
-    _check_classes(dls.vocab)
     weights = weights or dict(resnet34='portrait', tf_efficientnet_lite0='lite0').get(arch, 'none')
-    weights = None if weights.lower() == 'none' else weights
-    interp = run_experiment(dls, epochs=epochs, arch=arch, weights=weights, seed=seed, rapid=True)
-    clf = interp.learn.to_classifier(interp, licence)
-    _write_run(interp, clf, output, overwrite)
-    facts = {k: clf.facts['trained'][k] for k in ('photos', 'left_out', 'scored_on', 'scores')}
-    text = (f"On {_count(len(interp.targs))} it has not seen:\n{summary(interp.scores())}\n\n"
-            f"The classifier is {output}, plots and tables are in {results}; look at report.html there first")
-    return dict(classifier=str(output), results=str(results), **facts), text
+    options = dict(epochs=epochs, arch=arch, weights=None if weights.lower() == 'none' else weights, seed=seed, rapid=True)
+    make_dls = functools.partial(_train_dls, dir, size=size, bs=batch_size, seed=seed, split=split, decisions=decisions, classes=classes, faces=faces)
+    finish = functools.partial(_finish_training, licence, output, overwrite)
+    if processes > 1 or int(os.environ.get('WORLD_SIZE', 1)) > 1: return _train_together(processes, make_dls, finish, output.with_suffix('.part'), options)
+    from genderres.experiment import run_experiment
+    return finish(run_experiment(make_dls(), **options))
 
 # %% ../nbs/50_cli.ipynb #4ea09bae
 def _audit_data(res):

@@ -46,7 +46,7 @@ def _(part, index=True):
     with pd.option_context('display.max_colwidth', None, 'display.max_rows', None): table = text.to_html(escape=False, border=0, index=index)
     table = table.replace('<th></th>', '<td></td>').replace('<tr style="text-align: right;">', '<tr>').replace(' valign="top"', '')
     broad = len(part) > 30 or part.map(lambda o: len(str(o)) > 40).any(axis=None)
-    return f'<div class="wide{" broad" if broad else ""}" tabindex="0" role="region" aria-label="table">{table}</div>'
+    return f'<div class="wide{" broad" if broad else ""}" tabindex="0" role="group" aria-label="table">{table}</div>'
 
 @as_html.register(list)
 def _(part): return f"<ul>{''.join(f'<li>{escaped(o)}</li>' for o in part)}</ul>"
@@ -140,7 +140,7 @@ def confusion(
     cell = lambda n,s: f'<td class="cell" style="background:rgba(var(--mark),{.45*s:.2f})">{n:,}<br>{s:.1%}</td>'
     rows = [f"<tr><th>{o}</th>{''.join(map(cell, *row))}</tr>" for o,*row in zip(names, cm, share)]
     head = ''.join(f'<th>said {o}</th>' for o in names)
-    return Markup(f'<div class="wide" tabindex="0" role="region" aria-label="confusion matrix"><table><thead><tr><th>filed as</th>{head}</tr></thead>'
+    return Markup(f'<div class="wide" tabindex="0" role="group" aria-label="confusion matrix"><table><thead><tr><th>filed as</th>{head}</tr></thead>'
                   f'<tbody>{"".join(rows)}</tbody></table></div>')
 
 def _top_losses(interp, base, k):

@@ -1,5 +1,5 @@
 "A real Ray cluster of two nodes on this machine, a store that fails, and what is killed in the middle"
-import io, json, os, signal, subprocess, sys, tempfile, threading, time, warnings
+import io, json, os, signal, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 import numpy as np, pandas as pd, psutil, pytest
 ray, moto = pytest.importorskip('ray'), pytest.importorskip('moto.server')

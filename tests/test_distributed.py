@@ -1,0 +1,54 @@
+"Two processes train as one does, and continue after a kill"
+import json, os, signal, sys
+import pytest
+pytest.importorskip('accelerate')
+from functools import partial
+from fastai.vision.all import Callback, rank_distrib
+from genderres.cli import app
+from genderres.data import gender_dls
+from genderres.distributed import distributed_experiment, in_processes
+from genderres.experiment import run_experiment
+from genderres.interpret import GenderInterpretation
+from genderres.portraits import sample_portraits
+from typer.testing import CliRunner
+
+pytestmark = pytest.mark.skipif(sys.platform == 'win32', reason='no SIGKILL there')
+
+class Killed(Callback):
+    "Rank 1 is killed in its second epoch, the first time; every trained epoch leaves a line"
+    def __init__(self, folder): self.folder = folder
+    def before_train(self):
+        if self.epoch == 1 and rank_distrib() and not (flag := self.folder/'killed').exists():
+            flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        with open(self.folder/f'rank{rank_distrib()}', 'a') as f: f.write(f'{self.epoch}\n')
+
+def facts(interp):
+    "The scores, the epochs that were recorded, and the split"
+    return interp.scores(), [*map(list, interp.learn.recorder.values)], interp.learn.dls.photos
+
+def test_killed_and_continued(tmp_path):
+    make_dls = partial(gender_dls, sample_portraits(tmp_path/'photos', n=200, size=64), size=64, bs=16, num_workers=0)
+    options = dict(epochs=3, weights='portrait', rapid=True)
+    two = partial(in_processes, 2, distributed_experiment, make_dls, facts, tmp_path/'last.pth', cbs=[Killed(tmp_path)], **options)
+    with pytest.raises(RuntimeError, match='a process of 2 ended.*The same call continues'): two()
+    assert (tmp_path/'last.pth').exists()
+    scores, values, photos = two()
+    assert not (tmp_path/'last.pth').exists() and len(values) == 3
+    assert (tmp_path/'rank1').read_text().split() == ['0', '1', '2']   # the first epoch was not trained again
+    one = run_experiment(make_dls(), **options)
+    assert photos.split.equals(one.learn.dls.photos.split)
+    assert values[-1][-1] == pytest.approx(scores.share['accuracy'])   # the metric is of all ranks
+    low, high = one.scores().loc['accuracy', ['low', 'high']]
+    assert scores.n['accuracy'] == 40 and low <= scores.share['accuracy'] <= high
+
+def test_at_the_shell(tmp_path):
+    sample_portraits(tmp_path/'photos', n=40, size=64)
+    args = ['train', tmp_path/'photos', '-o', tmp_path/'m.safetensors', '--size', 32, '--batch-size', 8, '--epochs', 1, '--processes', 2, '--json']
+    res = CliRunner().invoke(app, [*map(str, args)])
+    assert res.exit_code == 0, res.stderr
+    assert json.loads(res.stdout)['scores']['accuracy']['n'] == 8
+    assert {o.name for o in tmp_path.iterdir()} == {'photos', 'm', 'm.safetensors'}
+    args[1] = tmp_path/'photos'/'men'
+    res = CliRunner().invoke(app, [*map(str, args), '--overwrite'])
+    assert res.exit_code == 1 and len(res.stderr.strip().splitlines()[-1]) > 10 and 'Traceback' not in res.stderr
