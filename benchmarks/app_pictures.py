@@ -40,13 +40,13 @@ def pictures(page, crowds, clip):
     page.get_by_label('Labelled photos').click()
     page.get_by_role('option', name='photos.csv').click()
     page.get_by_label('Compare groups by').click()
-    page.get_by_role('option', name='hair').click()
+    page.get_by_role('option', name='place').click()
     ask(page, 'Evaluate', 'Evaluate')
     panel(page).locator('img[alt="Shares and intervals by group"]').wait_for()
     keep(page, 'evaluate')
     ask(page, 'Clean', 'Find suspects')
     page.locator('figure').first.wait_for(timeout=200_000)
-    for key in ('2', 'k', 'x'):
+    for key in ('x', '1', '2'):
         page.keyboard.press(key)
         page.wait_for_timeout(800)
     keep(page, 'clean')
@@ -56,13 +56,14 @@ def main(model):
     work = Path(tempfile.mkdtemp())
     photos = sample_portraits(work/'photos', n=120, size=128, seed=7)
     files = sorted(photos.glob('*/*.jpg'))
-    rows = [f"{o.relative_to(photos)},{o.parent.name},{'long' if i % 3 else 'short'}" for i,o in enumerate(files)]
-    (photos/'photos.csv').write_text('\n'.join(['file,label,hair', *rows]))
     for i in (3, 8): shutil.move(files[i], photos/'women'/files[i].name)
+    files = sorted(photos.glob('*/*.jpg'))
+    rows = [f"{o.relative_to(photos)},{o.parent.name},{'hall' if i % 3 else 'garden'}" for i,o in enumerate(files)]
+    (photos/'photos.csv').write_text('\n'.join(['file,label,place', *rows]))
     shutil.copy(files[70], photos/'men'/'again.jpg')
     (photos/'men'/'letter.jpg').write_text('Dear Sir or Madam')
     crowds = [work/f'{o}.jpg' for o in ('garden', 'party')]
-    for i,o in enumerate(crowds): draw_crowd(['women', 'men', 'women', 'men'], np.random.default_rng(11 + i), (960, 540))[0].save(o)
+    for i,o in enumerate(crowds): draw_crowd(['women', 'men', 'women', 'men'], np.random.default_rng((12, 22)[i]), (960, 540))[0].save(o)
     clip = draw_clip(work/'door.mp4', [Walk('men', 3, 0, 2, [(.2, .5), (.8, .5)]), Walk('women', 8, 1, 3, [(.8, .4), (.2, .4)]), Walk('women', 5, 3, 5, [(.3, .6), (.7, .6)])], fps=10)
     clf = GenderClassifier.load(model, 'cpu')
     clf.facts['abstain'] = .7

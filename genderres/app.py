@@ -95,7 +95,7 @@ def pictures(
         try: photo = draw_people(read_photo(file), faces.assign(text=_sayings(faces, vocab)), vocab, blur)
         except PhotoProblem: continue
         photo.thumbnail((1280, 1280))
-        res.append((photo, f"{Path(file).name}: {', '.join(_sayings(own, vocab)) or 'no face'}"))
+        res.append((photo, ': '.join([Path(file).name, *(_sayings(own, vocab) if len(own) == 1 else [])])))
     return res
 
 # %% ../nbs/43_app.ipynb #fa837c39
@@ -311,7 +311,7 @@ def _asked(clf, t, label):
     least = gr.Slider(0, 1, round(clf.facts['abstain'], 2), step=.01, label=t('threshold'), info=t('below'))
     return files, least
 
-def _plot(alt): return gr.Image(visible=False, interactive=False, show_label=False, alt_text=alt, buttons=['download', 'fullscreen'])
+def _plot(alt): return gr.Image(visible=False, interactive=False, show_label=False, alt_text=alt, buttons=[])
 
 def _as_plot(fig): return gr.Image(_picture(fig), visible=True) if fig else gr.Image(visible=False)
 
@@ -428,7 +428,7 @@ class Desk:
         cleaner:Cleaner, # Has the suspects, and writes decisions down
         n:int=8 # Photos on a page
     ):
-        self.cleaner, self.n, self.label, self.todo, self.turn = cleaner, n, None, False, 0
+        self.cleaner, self.n, self.label, self.todo, self.turn = cleaner, n, None, False, secrets.token_hex(8)
         self.show(0)
         self.onward()
 
@@ -442,7 +442,16 @@ class Desk:
         self.shown = every[self.page*self.n:][:self.n]
         said = self.cleaner.decisions
         self.current = next((i for i in self.shown if not said[i]), None)
-        self.turn += self.shown != before   # ticks of an earlier turn are about other photos
+        if self.shown != before: self.turn = secrets.token_hex(8)   # ticks of an earlier turn are about other photos
+
+    def filter(self,
+        label:str=None, # Only photos filed under this; default: all
+        todo:bool=False # Only open ones?
+    ):
+        "Show these photos only"
+        if (label, todo) == (self.label, self.todo): return
+        self.label, self.todo = label, todo
+        self.show(0)
 
     def onward(self):
         "Where nothing on the page is open, go to the first page with an open photo"
@@ -457,7 +466,7 @@ def decide(self:Desk, decision, ticked):
     rows = [self.shown[k] for k in ticked if k < len(self.shown)] or [o for o in [self.current] if o is not None]
     if not rows: return 'Nothing on this page is open: tick photos to decide anew'
     self.cleaner.decide(rows, decision)
-    self.turn += bool(ticked)
+    if ticked: self.turn = secrets.token_hex(8)   # the same ticks do not count twice
     self.show(self.page)
     self.onward()
     return f"{decision}: {', '.join(_name(self.cleaner.table.file[i]) for i in rows)}"
@@ -477,7 +486,7 @@ def undo(self:Desk):
 def act(self:Desk,
     what:str, # keep, exclude, a class, undo, back or next
     ticked:list=(), # Places on the page, from 0
-    turn:int=None # The `turn` that was seen; default: this one
+    turn:str=None # The `turn` that was seen; default: this one
 ) -> str: # What was done, or why nothing was
     "Do what a button or key says; `OSError` if a decision cannot be written"
     if turn not in (None, self.turn): return 'The page had changed: look, and decide again'
@@ -505,10 +514,15 @@ def _view(desk, message=''):
     said = desk.cleaner.decisions
     status = f'<p role="status">{_plain(message)}</p><p>{desk.page + 1}/{desk.last + 1}: {sum(map(bool, said)):,} of {len(said):,} decided ({presented})</p>'
     there, names = [k < len(desk.shown) for k in range(desk.n)], [_name(desk.cleaner.table.file[i]) for i in desk.shown]
-    return [desk, str(desk.turn), status, *(gr.Column(visible=o) for o in there), *(_tile(desk, k) for k in range(desk.n)),
+    return [desk, desk.turn, status, *(gr.Column(visible=o) for o in there), *(_tile(desk, k) for k in range(desk.n)),
             *(gr.Checkbox(False, label=o) for o in names + ['']*(desk.n - len(names)))]
 
-# %% ../nbs/43_app.ipynb #becfa860
+# %% ../nbs/43_app.ipynb #3bfb6d48
+def _filtered(desk, label, todo):
+    "The desk, with the filters as they are on the page"
+    desk.filter(label or None, todo)
+    return desk
+
 _keys = {'k': 'keep', 'x': 'exclude', 'u': 'undo', 'a': 'tick_all', 'b': 'back', 'n': 'next'}
 def _clean_parts(t, vocab):
     "The parts of the tab: filters, tiles with a box to tick, and a button for each key"
@@ -536,24 +550,23 @@ def _clean_tab(t, folder, photos, decisions, page):
         label, todo, places, tiles, ticks, buttons = _clean_parts(t, vocab)
     parts = [desk, turn, status, *places, *tiles, *ticks]
 
-    def sit_down(): return [gr.Column(visible=True), *_view(Desk(Cleaner(decisions, *kept['tables'])))]
-    def look(progress=gr.Progress(track_tqdm=True)):
+    def sit_down(label, todo):
+        desk = Desk(Cleaner(decisions, *kept['tables']))
+        return [gr.Column(visible=True), *_view(_filtered(desk, label, todo))]
+    def look(label, todo, progress=gr.Progress(track_tqdm=True)):
         kept['tables'] = find_suspects(photos)
-        return sit_down()
-    def again(): return sit_down() if kept else [gr.skip()]*(len(parts) + 1)
-    def choose(desk, label, todo):
-        desk.label, desk.todo = label or None, todo
-        desk.show(0)
-        return _view(desk)
+        return sit_down(label, todo)
+    def again(label, todo): return sit_down(label, todo) if kept else [gr.skip()]*(len(parts) + 1)
+    def choose(*seen): return _view(_filtered(*seen))
     def act(what):
-        return lambda desk, turn, *ticked: _view(desk, desk.act(what, [k for k,o in enumerate(ticked) if o], int(turn)))
+        return lambda desk, label, todo, turn, *ticked: _view(_filtered(desk, label, todo), desk.act(what, [k for k,o in enumerate(ticked) if o], turn))
 
-    _run(find, look, [], [results, *parts], folder)
-    page.load(_shown(again, folder), None, [results, *parts], api_visibility='private')
-    for o in (label, todo): o.input(_shown(choose, folder), [desk, label, todo], parts, api_visibility='private')
+    _run(find, look, [label, todo], [results, *parts], folder)
+    page.load(_shown(again, folder), [label, todo], [results, *parts], api_visibility='private')
+    for o in (label, todo): o.input(_shown(choose, folder), [desk, label, todo], parts, api_visibility='private', concurrency_id='desk', concurrency_limit=1)
     for what,button in buttons.items():
         if what == 'tick_all': button.click(lambda: [True]*8, None, ticks, api_visibility='private')
-        else: button.click(_shown(act(what), folder), [desk, turn, *ticks], parts, api_visibility='private', trigger_mode='multiple', concurrency_id='desk', concurrency_limit=1, show_progress='hidden')
+        else: button.click(_shown(act(what), folder), [desk, label, todo, turn, *ticks], parts, api_visibility='private', trigger_mode='multiple', concurrency_id='desk', concurrency_limit=1, show_progress='hidden')
 
 # %% ../nbs/43_app.ipynb #5b4dc106
 def _about_tab(clf, t):

@@ -97,17 +97,17 @@ class KeepEpochs(Callback):
     def load(self):
         "Take up the learner's last epoch, if there is a checkpoint of this job"
         if not self.file.exists(): return
-        with torch.serialization.safe_globals([L]): state = torch.load(self.file, weights_only=True, map_location='cpu')
+        state = torch.load(self.file, weights_only=True, map_location='cpu')
         if state['job'] != self.job: return
         self.learn.model.load_state_dict(state['model'])
         self.learn.create_opt()
-        self.learn.opt.load_state_dict(state['opt'])
+        self.learn.opt.load_state_dict(dict(state=state['opt'], hypers=self.learn.opt.hypers))   # the schedule sets these
         self.done, self.values = state['epoch'], state['values']
 
     def after_epoch(self):
         if self.epoch < self.done: self.recorder.values[-1] = L(self.values[self.epoch])
         elif not rank_distrib():
-            state = dict(job=self.job, epoch=self.epoch + 1, model=get_model(self.model).state_dict(), opt=self.opt.state_dict(),
+            state = dict(job=self.job, epoch=self.epoch + 1, model=get_model(self.model).state_dict(), opt=self.opt.state_dict()['state'],
                          values=[[*map(float, o)] for o in self.recorder.values])
             with write_whole(self.file, overwrite=True) as part: torch.save(state, part)
 

@@ -156,14 +156,42 @@ def _batches(clf, photos):
     some = np.random.default_rng(0).permutation(seen)[:256]
     return [np.stack([clf.pixels(o) for o in part]) for part in np.array_split(some, max(1, len(some)//32))]
 
+# %% ../nbs/33_export.ipynb #d1de5574
+def _with_extremes(model):
+    "`model` with the least and the largest value of each activation, for each photo, among its outputs; their names"
+    onnx, model = need('onnx', 'onnx'), deepcopy(model)
+    make, g = onnx.helper, model.graph
+    made = {o for n in g.node for o in n.output}
+    names = ['photos', *(o.name for o in g.value_info if o.name in made and o.type.tensor_type.elem_type == 1)]
+    g.initializer.append(onnx.numpy_helper.from_array(np.array([1]), 'extreme_axis'))
+    for o in names:
+        g.node.append(make.make_node('Flatten', [o], [f'{o}_flat'], axis=1))
+        g.node.extend(make.make_node(f'Reduce{k}', [f'{o}_flat', 'extreme_axis'], [f'{o}_{k}'], keepdims=0) for k in ('Min', 'Max'))
+        g.output.extend(make.make_tensor_value_info(f'{o}_{k}', 1, None) for k in ('Min', 'Max'))
+    return model, names
+
+# %% ../nbs/33_export.ipynb #d821a84d
+def _range(low, high):
+    "What covers the values of nine photos of ten; `low` and `high` (n,) are the extremes of each"
+    return dict(rmin=np.float32(min(np.quantile(low, .1), 0)), rmax=np.float32(max(np.quantile(high, .9), 1e-6)))
+
+# %% ../nbs/33_export.ipynb #a3152503
+def _ranges(model, batches, facts):
+    "The range of each activation of an ONNX model, from `batches` of pixels"
+    model, names = _with_extremes(model)
+    session = need('onnxruntime', 'onnx').InferenceSession(model.SerializeToString(), providers=['CPUExecutionProvider'])
+    asked = [f'{o}_{k}' for o in names for k in ('Min', 'Max')]
+    values = [np.concatenate(o) for o in zip(*(session.run(asked, dict(photos=normalise(o, facts))) for o in batches))]
+    return {o: [_range(low, high)] for o,low,high in zip(names, values[::2], values[1::2])}
+
 # %% ../nbs/33_export.ipynb #73b52613
 def _quantise(model, batches, facts):
     "The int8 form of an ONNX model; `batches` of pixels set the ranges"
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
     import onnx
-    class Reader(CalibrationDataReader):
-        inputs = iter([dict(photos=normalise(o, facts)) for o in batches])
+    class One(CalibrationDataReader):
+        inputs = iter([dict(photos=normalise(batches[0][:1], facts))])
         def get_next(self): return next(self.inputs, None)
     logging.disable(logging.WARNING)   # one for each weight without channels
     try:
@@ -171,8 +199,11 @@ def _quantise(model, batches, facts):
             full, clean, small = (Path(tmp)/f'{o}.onnx' for o in ('full', 'clean', 'int8'))
             onnx.save(model, full)
             quant_pre_process(full, clean, skip_symbolic_shape=True)
-            quantize_static(clean, small, Reader(), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
-                            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+            nodes = (loaded := onnx.load(clean)).graph.node
+            last = max(i for i,o in enumerate(nodes) if o.op_type == 'Conv')
+            quantize_static(clean, small, One(), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
+                            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=[o.name for o in nodes[last+1:]],
+                            extra_options=dict(TensorQuantOverrides=_ranges(loaded, batches, facts)))
             return onnx.load(small)
     finally: logging.disable(logging.NOTSET)
 

@@ -114,3 +114,23 @@ def test_evaluate(photos, untrained, tmp_path):
     text = (tmp_path/'a.html').read_text()
     safe(text)
     assert 'Evaluation on' in text and 'Confusion matrix' in text and 'Largest losses' in text
+
+def test_in_a_browser(photos, tmp_path):
+    "On a telephone, in light and dark: nothing is loaded, nothing runs, nothing sticks out, and axe finds no fault"
+    sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
+    Axe = pytest.importorskip('axe_playwright_python.sync_playwright', reason='axe is not installed').Axe
+    if not (chromium := shutil.which('chromium')): pytest.skip('there is no Chromium')
+    files = [str(o) for o in sorted(photos.glob('*/*'))]
+    (photos/'men'/'<img src=x onerror=alert(1)>.jpg').write_bytes(b'no image')
+    sections = [*answer_sections(answers(len(files), names=files)), *check_sections(check_images(photos, verbose=False))]
+    write_page(tmp_path/'a.html', hostile[2], sections)
+    with sync_api.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=['--headless', '--no-sandbox', '--disable-gpu', '--disable-background-networking'])
+        for scheme in ('light', 'dark'):
+            tab, asked = browser.new_page(viewport=dict(width=360, height=640), color_scheme=scheme, bypass_csp=True), []   # axe is a script
+            for o in ('request', 'dialog', 'pageerror'): tab.on(o, lambda o: asked.append(getattr(o, 'url', 'a script ran')[:40]))
+            tab.goto(f'file://{tmp_path}/a.html')
+            assert tab.evaluate('document.documentElement.scrollWidth') == 360
+            assert [o for o in asked if not o.startswith('data:')] == [f'file://{tmp_path}/a.html'[:40]]
+            assert not [(o['id'], o['nodes'][0]['html']) for o in Axe().run(tab).response['violations']]
+        browser.close()

@@ -176,3 +176,21 @@ def test_few_fit(untrained):
     res = judge(dict(batch=np.array([0]), read=[pickle.dumps((['a']*4, [(np.zeros((32, 32, 3), np.uint8), '')]*4))]))
     table, said = pickle.loads(res['answers'][0])
     assert len(table) == 4 and 'from here on 2' in said[0]
+
+def test_deploy_files():
+    "Ray's own schema for its cluster; for KubeRay the fields of its RayJob v1"
+    jsonschema, yaml = pytest.importorskip('jsonschema'), pytest.importorskip('yaml')
+    deploy = Path(__file__).parents[1]/'deploy'
+    jsonschema.validate(yaml.safe_load((deploy/'ray-cluster.yaml').read_text()), json.loads((Path(ray.__file__).parent/'autoscaler'/'ray-schema.json').read_text()))
+    job = yaml.safe_load((deploy/'kuberay-job.yaml').read_text())
+    assert (job['apiVersion'], job['kind']) == ('ray.io/v1', 'RayJob')
+    assert {*job['spec']} <= {'entrypoint', 'backoffLimit', 'shutdownAfterJobFinishes', 'ttlSecondsAfterFinished', 'rayClusterSpec'}
+    spec = job['spec']['rayClusterSpec']
+    assert {*spec} == {'rayVersion', 'headGroupSpec', 'workerGroupSpecs'} and {*spec['headGroupSpec']} == {'rayStartParams', 'template'}
+    for o in spec['workerGroupSpecs']: assert {*o} == {'groupName', 'replicas', 'minReplicas', 'maxReplicas', 'rayStartParams', 'template'}
+    groups = [spec['headGroupSpec'], *spec['workerGroupSpecs']]
+    assert all(isinstance(v, str) for o in groups for v in o['rayStartParams'].values())
+    image = (deploy/'Dockerfile').read_text()
+    assert f"rayproject/ray:{spec['rayVersion']}" in image
+    args = ['predict', *job['spec']['entrypoint'].split()[2:]]
+    assert 'No such option' not in CliRunner().invoke(app, [*args, '--help']).output

@@ -1,0 +1,88 @@
+"""Ray Data against plain `predict`, and memory over many photos: python benchmarks/scale.py [--many 100000]
+
+All on this machine, a thread for each worker. `predict` is `predict_to_file` of the ready classifier on whole photos, `read` decodes and
+resizes them on one thread, `bytes` is the mean size of a file, and for `many` of a row of answers; `ray` is `predict_dataset` with so many workers on the same photos, on a cluster that has run before. `lost` is the number of photos without
+their row, `different` of rows that are not those of `predict` to the last digit. `many` is an untrained ResNet18 at 32 pixels on
+many small photos, which says what the engine can do when the network costs next to nothing; `start_mb` and `end_mb` are what all
+processes of the node hold together, on average over the second and the last fifth of the run.
+"""
+import argparse, os, tempfile, threading, time
+os.environ.update(OMP_NUM_THREADS='1', RAY_USAGE_STATS_ENABLED='0')
+from pathlib import Path
+import numpy as np, pandas as pd, psutil, ray
+from fastai.vision.all import resnet18, set_seed
+import genderres.export   # noqa: F401, gives the classifier `to_onnx`
+from genderres.classifier import GenderClassifier   # noqa: F401
+from genderres.data import gender_dls
+from genderres.learner import gender_learner
+from genderres.portraits import sample_portraits
+from genderres.predict import predict_to_file
+from genderres.ready import ReadyClassifier
+from genderres.scale import predict_dataset
+
+def copies(folder, files, n):
+    "`n` links to `files`"
+    folder.mkdir()
+    for i in range(n): os.link(files[i % len(files)], folder/f'{i:07}.jpg')
+    return folder
+
+def timed(f, *args, **kwargs):
+    start = time.time()
+    f(*args, progress=False, **kwargs)
+    return time.time() - start
+
+class Memory:
+    "What all processes below this one hold, in MB, every two seconds"
+    def __enter__(self):
+        self.mb, self.on = [], True
+        threading.Thread(target=self.look, daemon=True).start()
+        return self
+    def __exit__(self, *args): self.on = False
+    def look(self):
+        while self.on:
+            held = 0
+            for o in psutil.Process().children(recursive=True):
+                try: m = o.memory_info(); held += m.rss - m.shared
+                except psutil.Error: pass
+            self.mb.append(held/2**20)
+            time.sleep(2)
+    def mean(self, fifth):
+        n = len(self.mb)
+        return round(float(np.mean(self.mb[n*fifth//5:max(n*fifth//5 + 1, n*(fifth+1)//5)])))
+
+def main(tmp, n, many, out):
+    rows = []
+    def add(engine, workers, photos, seconds, **kwargs):
+        rows.append(dict(engine=engine, workers=workers, photos=photos, seconds=round(seconds, 1), per_second=round(photos/seconds, 1), **kwargs))
+        print(rows[-1], flush=True)
+        pd.DataFrame(rows).to_csv(out, index=False)
+    files = [*sample_portraits(tmp/'drawn', n=100, size=224).glob('*/*')]
+    photos = copies(tmp/'photos', files, n)
+    ray.init('local', num_cpus=2, include_dashboard=False, object_store_memory=400*2**20, log_to_driver=False, logging_level='ERROR', _temp_dir=str(tmp/'ray'))
+    clf = ReadyClassifier().with_faces('no')
+    add('predict', 1, n, timed(predict_to_file, clf, photos, tmp/'near.parquet'))
+    near = pd.read_parquet(tmp/'near.parquet')
+    start = time.time()
+    for o in sorted(photos.iterdir()): clf.pixels(o)
+    add('read', 1, n, time.time() - start, bytes=round(sum(o.stat().st_size for o in files)/len(files)))
+    predict_dataset(None, files[:8], tmp/'warm', faces='no', progress=False)
+    for workers in (1, 2):
+        seconds = timed(predict_dataset, None, photos, tmp/f'far{workers}', workers=workers, faces='no')
+        far = pd.read_parquet(tmp/f'far{workers}').sort_values('row', ignore_index=True)
+        add('ray', workers, n, seconds, lost=n - len(far), different=int((far[[*near]] != near).any(axis=1).sum()))
+    set_seed(0)
+    learn = gender_learner(gender_dls(sample_portraits(tmp/'small', n=40, size=48), size=32, bs=8, num_workers=0), resnet18, weights=None)
+    learn.to_classifier().to_onnx(tmp/'a.onnx')
+    photos = copies(tmp/'many', [*(tmp/'small').glob('*/*')], many)
+    with Memory() as memory: seconds = timed(predict_dataset, tmp/'a.onnx', photos, tmp/'far', batch_size=256, workers=1)
+    add('many', 1, many, seconds, lost=many - len(pd.read_parquet(tmp/'far', columns=['row']).row.unique()), start_mb=memory.mean(1), end_mb=memory.mean(4),
+        bytes=round(sum(o.stat().st_size for o in (tmp/'far').glob('*.parquet'))/many))
+    ray.shutdown()
+
+if __name__ == '__main__':
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--photos', type=int, default=640)
+    p.add_argument('--many', type=int, default=100_000)
+    p.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'scale.csv')
+    args = p.parse_args()
+    with tempfile.TemporaryDirectory(dir='/tmp', ignore_cleanup_errors=True) as tmp: main(Path(tmp), args.photos, args.many, args.out)
