@@ -1,13 +1,14 @@
 """Ray Data against plain `predict`, and memory over many photos: python benchmarks/scale.py [--many 100000]
 
-All on this machine, a thread for each worker. `predict` is `predict_to_file` of the ready classifier on whole photos, `read` decodes and
-resizes them on one thread, `bytes` is the mean size of a file, and for `many` of a row of answers; `ray` is `predict_dataset` with so many workers on the same photos, on a cluster that has run before. `lost` is the number of photos without
-their row, `different` of rows that are not those of `predict` to the last digit. `many` is an untrained ResNet18 at 32 pixels on
-many small photos, which says what the engine can do when the network costs next to nothing; `start_mb` and `end_mb` are what all
-processes of the node hold together, on average over the second and the last fifth of the run.
+All on this machine, a thread for each worker. `predict` is `predict_to_file` of the ready classifier on whole photos, and `read`
+decodes and resizes them on one thread. `ray` is `predict_dataset` with so many workers on the same photos, the start of the workers
+included; `start` is that of eight photos, nearly all of it the start. `lost` is the number of photos without their row, `different` of rows that are not those of `predict` to the last digit.
+`many` is an untrained ResNet18 at 32 pixels on many small photos, which says what the engine can do when the network costs next to
+nothing; `start_mb` and `end_mb` are what all processes of the node hold together, on average over the second and the last fifth of
+the run. `bytes` is the mean size of a photo or, for `many`, of a row of answers.
 """
 import argparse, os, tempfile, threading, time
-os.environ.update(OMP_NUM_THREADS='1', RAY_USAGE_STATS_ENABLED='0')
+os.environ.update(OMP_NUM_THREADS='1', RAY_USAGE_STATS_ENABLED='0', RAY_worker_niceness='0')   # as plain predict
 from pathlib import Path
 import numpy as np, pandas as pd, psutil, ray
 from fastai.vision.all import resnet18, set_seed
@@ -56,7 +57,7 @@ def main(tmp, n, many, out):
         rows.append(dict(engine=engine, workers=workers, photos=photos, seconds=round(seconds, 1), per_second=round(photos/seconds, 1), **kwargs))
         print(rows[-1], flush=True)
         pd.DataFrame(rows).to_csv(out, index=False)
-    files = [*sample_portraits(tmp/'drawn', n=100, size=224).glob('*/*')]
+    files = [*sample_portraits(tmp/'drawn', n=100, size=768).glob('*/*')]
     photos = copies(tmp/'photos', files, n)
     ray.init('local', num_cpus=2, include_dashboard=False, object_store_memory=400*2**20, log_to_driver=False, logging_level='ERROR', _temp_dir=str(tmp/'ray'))
     clf = ReadyClassifier().with_faces('no')
@@ -66,6 +67,7 @@ def main(tmp, n, many, out):
     for o in sorted(photos.iterdir()): clf.pixels(o)
     add('read', 1, n, time.time() - start, bytes=round(sum(o.stat().st_size for o in files)/len(files)))
     predict_dataset(None, files[:8], tmp/'warm', faces='no', progress=False)
+    add('start', 1, 8, timed(predict_dataset, None, files[:8], tmp/'start', workers=1, faces='no'))
     for workers in (1, 2):
         seconds = timed(predict_dataset, None, photos, tmp/f'far{workers}', workers=workers, faces='no')
         far = pd.read_parquet(tmp/f'far{workers}').sort_values('row', ignore_index=True)
@@ -81,7 +83,7 @@ def main(tmp, n, many, out):
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--photos', type=int, default=640)
+    p.add_argument('--photos', type=int, default=3000)
     p.add_argument('--many', type=int, default=100_000)
     p.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'scale.csv')
     args = p.parse_args()

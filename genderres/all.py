@@ -30,5 +30,6 @@ from .audit import Audit, audit
 from .count import PeopleCount, count_people, draw_people, estimate_counts
 from .video import VideoCount, Walk, count_video, draw_clip
 from .scale import count_dataset, list_photos, predict_dataset
+from .check_scale import check_dataset
 from .experiment import cross_validate, demo, run_experiment, save_results
 from .datasets import congress_portraits, kaggle_photos

@@ -149,7 +149,8 @@ def sources(
     folder:str|Path # Given when the page was started
 ) -> list[str]: # Names relative to `folder`
     "What can be evaluated: the folder itself, and the tables in it"
-    return ['.', *sorted(o.name for o in Path(folder).iterdir() if o.suffix.lower() in ('.csv', '.tsv') and not o.name.startswith('.'))]
+    tables = [o.name for o in Path(folder).iterdir() if o.suffix.lower() in ('.csv', '.tsv') and not o.name.startswith('.')]
+    return ['.', *sorted(tables)]
 
 def columns(
     source:str|Path # Folder or table
@@ -167,7 +168,8 @@ def evaluate_photos(
     table = evaluate(clf, source)
     audit, used = Audit(table, clf.vocab), table[table.problem == '']
     place = {o: i for i,o in enumerate(clf.vocab)}
-    interp = GenderInterpretation.from_answers(used[clf.vocab].to_numpy(), used.label.map(place).to_numpy(), used[['file']], clf.vocab)
+    probs, labels = used[clf.vocab].to_numpy(), used.label.map(place).to_numpy()
+    interp = GenderInterpretation.from_answers(probs, labels, used[['file']], clf.vocab)
     if not by: return audit, interp, None
     groups = read_table(source)[[by]].assign(file=photos_from_source(source).file.to_numpy()).drop_duplicates('file')
     return audit, interp, interp.by_group(by, groups)
@@ -283,8 +285,9 @@ def _html(table):
 def _answer_table(rows, vocab):
     "The rows of `judge_photos` for people"
     shares = {o: rows[o].map(lambda p: '' if pd.isna(p) else _percent(p)) for o in [*vocab, 'threshold']}
-    number = rows.face.map(lambda n: n or ('whole photo' if len(rows) else ''))
-    return _html(pd.DataFrame(dict(photo=rows.file.map(_name), face=number.where(rows.problem == '', ''), answer=rows.label, **shares, problem=rows.problem)))
+    number = rows.face.map(lambda n: n or 'whole photo')
+    number = number.where(rows.problem == '', '')
+    return _html(pd.DataFrame(dict(photo=rows.file.map(_name), face=number, answer=rows.label, **shares, problem=rows.problem)))
 
 def _picture(fig):
     "A figure as an image"
@@ -318,7 +321,8 @@ def _as_plot(fig): return gr.Image(_picture(fig), visible=True) if fig else gr.I
 # %% ../nbs/43_app.ipynb #d1d6760a
 def _found(t):
     "Pictures, a table, and a button to download it"
-    gallery = gr.Gallery(label=t('faces'), preview=True, object_fit='contain', height=460, interactive=False, buttons=['download', 'fullscreen'])
+    gallery = gr.Gallery(label=t('faces'), preview=True, object_fit='contain', height=460, interactive=False,
+                         buttons=['download', 'fullscreen'])
     return gallery, gr.HTML(), gr.DownloadButton(t('table'))
 
 # %% ../nbs/43_app.ipynb #bb720c1c
@@ -333,14 +337,16 @@ def _try_tab(clf, t, folder):
         with gr.Column(scale=3, visible=False) as results:
             found = _found(t)
             why = gr.Button(t('why'))
-            heat = gr.Image(label=t('heat'), visible=False, interactive=False, height=300, alt_text='What spoke for the answer', buttons=['fullscreen'])
+            heat = gr.Image(label=t('heat'), visible=False, interactive=False, height=300, alt_text='What spoke for the answer',
+                            buttons=['fullscreen'])
     read, chosen = gr.State([]), gr.State(0)
 
     def answer(files, camera, least, progress=gr.Progress(track_tqdm=True)):
         files = _check_files([*(files or []), camera])
         rows = judge_photos(clf, files, least)
         readable = rows.file[rows.problem == ''].drop_duplicates().tolist()
-        found = gr.Gallery(pictures(rows, files, clf.vocab), visible=bool(readable)), _answer_table(rows, clf.vocab), _csv(rows, 'answers')
+        gallery = gr.Gallery(pictures(rows, files, clf.vocab), visible=bool(readable))
+        found = gallery, _answer_table(rows, clf.vocab), _csv(rows, 'answers')
         return gr.Column(visible=True), *found, readable, 0, gr.Image(visible=False)
     def look(read, i):
         if not read: raise ValueError('judge a photo first')
@@ -359,7 +365,8 @@ def _count_tab(clf, t, folder):
             blur = gr.Checkbox(label=t('blur'))
             go = gr.Button(t('count'), variant='primary')
         with gr.Column(scale=3, visible=False) as results:
-            said, totals, minutes = gr.HTML(), _plot('The estimate for each class with its interval'), _plot('How many people come in each minute')
+            said, totals = gr.HTML(), _plot('The estimate for each class with its interval')
+            minutes = _plot('How many people come in each minute')
             found = _found(t)
 
     def count(files, least, blur, progress=gr.Progress(track_tqdm=True)):
@@ -370,7 +377,8 @@ def _count_tab(clf, t, folder):
             numbered = res.people.assign(face=res.people.groupby('file').cumcount() + 1)
             shown, words = pictures(numbered, files, clf.vocab, blur), _html(res.photos.assign(file=res.photos.file.map(_name)))
         people = res.people.assign(file=files[0]) if video else res.people
-        return (gr.Column(visible=True), _wide(f'<pre>{html.escape(str(res))}</pre>'), _as_plot(plot_totals(res.totals)), _as_plot(res.plot().figure if video else None),
+        plots = _as_plot(plot_totals(res.totals)), _as_plot(res.plot().figure if video else None)
+        return (gr.Column(visible=True), _wide(f'<pre>{html.escape(str(res))}</pre>'), *plots,
                 gr.Gallery(shown, visible=bool(shown)), words, _csv(people, 'people'))
     _run(go, count, [files, least, blur], [results, said, totals, minutes, *found], folder)
 
@@ -391,9 +399,9 @@ def _evaluate_tab(clf, t, folder, photos):
     def offer(source): return gr.Dropdown(['', *columns(Path(photos)/source)], value='')
     def judge(source, by, progress=gr.Progress(track_tqdm=True)):
         audit, interp, groups = evaluate_photos(clf, Path(photos)/source, by)
-        plots = interp.plot_confusion_matrix(figsize=(5, 4.4)), interp.plot_top_losses(9), plot_groups(groups.table) if groups else None
-        confusion, losses, shares = map(_as_plot, plots)
-        return (gr.Column(visible=True), _wide(audit._repr_html_()), confusion, losses, _wide(groups._repr_html_()) if groups else '', shares, _csv(audit.table, 'answers'))
+        plots = map(_as_plot, (interp.plot_confusion_matrix(figsize=(5, 4.4)), interp.plot_top_losses(9)))
+        more = (_wide(groups._repr_html_()), plot_groups(groups.table)) if groups else ('', None)
+        return gr.Column(visible=True), _wide(audit._repr_html_()), *plots, more[0], _as_plot(more[1]), _csv(audit.table, 'answers')
     source.change(_shown(offer, folder), source, by, api_visibility='private')
     _run(go, judge, [source, by], [results, report, confusion, losses, group_words, group_plot, download], folder)
 
@@ -507,12 +515,14 @@ def _tile(desk, k):
     except PhotoProblem: picture = '<div class="none">∅</div>'
     else: picture = f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}">'
     state = 'current' if i == desk.current else ''
-    return f'<figure class="{state}">{picture}<figcaption><b>{_plain(said) or "?"}</b><br>filed <b>{_plain(row.label)}</b><br>{_plain(row.why)}</figcaption></figure>'
+    words = f'<b>{_plain(said) or "?"}</b><br>filed <b>{_plain(row.label)}</b><br>{_plain(row.why)}'
+    return f'<figure class="{state}">{picture}<figcaption>{words}</figcaption></figure>'
 
 def _view(desk, message=''):
     "Everything that is shown of a desk, in the order of the tab's parts"
     said = desk.cleaner.decisions
-    status = f'<p role="status">{_plain(message)}</p><p>{desk.page + 1}/{desk.last + 1}: {sum(map(bool, said)):,} of {len(said):,} decided ({presented})</p>'
+    counts = f'{desk.page + 1}/{desk.last + 1}: {sum(map(bool, said)):,} of {len(said):,} decided ({presented})'
+    status = f'<p role="status">{_plain(message)}</p><p>{counts}</p>'
     there, names = [k < len(desk.shown) for k in range(desk.n)], [_name(desk.cleaner.table.file[i]) for i in desk.shown]
     return [desk, desk.turn, status, *(gr.Column(visible=o) for o in there), *(_tile(desk, k) for k in range(desk.n)),
             *(gr.Checkbox(False, label=o) for o in names + ['']*(desk.n - len(names)))]
@@ -528,14 +538,18 @@ def _clean_parts(t, vocab):
     "The parts of the tab: filters, tiles with a box to tick, and a button for each key"
     with gr.Row():
         label = gr.Dropdown([('*', ''), *((o, o) for o in vocab)], value='', label=t('filed'))
-        todo, keys = gr.Checkbox(label=t('open')), gr.Checkbox(True, label=t('keys'), elem_id='keys')
+        todo = gr.Checkbox(label=t('open'))
+        gr.Checkbox(True, label=t('keys'), elem_id='keys')
     with gr.Row(elem_id='tiles'):
         places, tiles, ticks = [], [], []
         for k in range(8):
-            with gr.Column(min_width=150, visible=False) as place: ticks.append(gr.Checkbox(label='-', container=False)); tiles.append(gr.HTML())
+            with gr.Column(min_width=150, visible=False) as place:
+                ticks.append(gr.Checkbox(label='-', container=False))
+                tiles.append(gr.HTML())
             places.append(place)
     classes = {str(i + 1): o for i,o in enumerate(vocab[:9])}
-    with gr.Row(elem_id='decide'): buttons = {what: gr.Button(f'{what} ({key})' if key in classes else t(what), elem_id=f'key-{key}', min_width=90, size='md') for key,what in {**classes, **_keys}.items()}
+    button = lambda key, what: gr.Button(f'{what} ({key})' if key in classes else t(what), elem_id=f'key-{key}', min_width=90, size='md')
+    with gr.Row(elem_id='decide'): buttons = {what: button(key, what) for key,what in {**classes, **_keys}.items()}
     return label, todo, places, tiles, ticks, buttons
 
 # %% ../nbs/43_app.ipynb #31704ad6
@@ -559,34 +573,43 @@ def _clean_tab(t, folder, photos, decisions, page):
     def again(label, todo): return sit_down(label, todo) if kept else [gr.skip()]*(len(parts) + 1)
     def choose(*seen): return _view(_filtered(*seen))
     def act(what):
-        return lambda desk, label, todo, turn, *ticked: _view(_filtered(desk, label, todo), desk.act(what, [k for k,o in enumerate(ticked) if o], turn))
+        def on(desk, label, todo, turn, *ticked):
+            _filtered(desk, label, todo)
+            return _view(desk, desk.act(what, [k for k,o in enumerate(ticked) if o], turn))
+        return on
 
     _run(find, look, [label, todo], [results, *parts], folder)
     page.load(_shown(again, folder), [label, todo], [results, *parts], api_visibility='private')
-    for o in (label, todo): o.input(_shown(choose, folder), [desk, label, todo], parts, api_visibility='private', concurrency_id='desk', concurrency_limit=1)
+    alone = dict(api_visibility='private', concurrency_id='desk', concurrency_limit=1, trigger_mode='multiple', show_progress='hidden')
+    for o in (label, todo): o.input(_shown(choose, folder), [desk, label, todo], parts, **alone)
     for what,button in buttons.items():
         if what == 'tick_all': button.click(lambda: [True]*8, None, ticks, api_visibility='private')
-        else: button.click(_shown(act(what), folder), [desk, label, todo, turn, *ticks], parts, api_visibility='private', trigger_mode='multiple', concurrency_id='desk', concurrency_limit=1, show_progress='hidden')
+        else: button.click(_shown(act(what), folder), [desk, label, todo, turn, *ticks], parts, **alone)
 
 # %% ../nbs/43_app.ipynb #5b4dc106
 def _about_tab(clf, t):
     "What the classifier is, and what it must not be used for"
     gr.Markdown(t('responsible'))
     facts, trained = clf.facts, clf.facts['trained']
-    said = {'classes': ', '.join(clf.vocab), 'network': f"{facts['arch']}, {facts['size'][0]} x {facts['size'][1]} pixels", 'looks at': dict(no='the whole photo').get(facts.get('faces', 'no'), 'the largest face'),
-            'unsure below': _percent(facts['abstain']), 'trained on': str(trained.get('photos', '')), 'date': trained.get('date', ''), 'licence': trained.get('licence', '')}
+    seen = 'the whole photo' if facts.get('faces', 'no') == 'no' else 'the largest face'
+    said = {'classes': ', '.join(clf.vocab), 'network': f"{facts['arch']}, {facts['size'][0]} x {facts['size'][1]} pixels",
+            'looks at': seen, 'unsure below': _percent(facts['abstain']),
+            'trained on': str(trained.get('photos', '')), 'date': trained.get('date', ''), 'licence': trained.get('licence', '')}
     gr.HTML(_html(pd.DataFrame(dict(fact=said.keys(), value=said.values()))))
-    scores = pd.DataFrame(trained.get('scores', {})).T
-    if len(scores):
-        interval = [f'{a:.1%} to {b:.1%}' for a,b in zip(scores.low, scores.high)]
-        gr.HTML(_html(pd.DataFrame({'right on': scores.index, 'photos': scores.n.astype(int), 'share': (scores.right/scores.n).map('{:.1%}'.format), '95% interval': interval})))
+    scores = pd.DataFrame([dict(o, on=k) for k,o in trained.get('scores', {}).items() if o.get('n')])
+    if not len(scores): return
+    interval = [f'{a:.1%} to {b:.1%}' for a,b in zip(scores.low, scores.high)]
+    share = (scores.right/scores.n).map('{:.1%}'.format)
+    gr.HTML(_html(pd.DataFrame({'right on': scores.on, 'photos': scores.n.astype(int), 'share': share, '95% interval': interval})))
 
 # %% ../nbs/43_app.ipynb #1ea35e02
 def _theme():
     "Gradio's, with the fonts of the system and with contrasts of 4.5 or more"
     theme = gr.themes.Default(primary_hue='indigo', font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace'])
-    quiet = ('body_text_color_subdued', 'block_info_text_color', 'block_label_text_color', 'block_title_text_color', 'input_placeholder_color', 'accordion_text_color')
-    return theme.set(**{o: '*neutral_700' for o in quiet}, **{f'{o}_dark': '*neutral_300' for o in quiet}, button_primary_background_fill='*primary_600', color_accent='*primary_600')
+    quiet = ('body_text_color_subdued', 'block_info_text_color', 'block_label_text_color', 'block_title_text_color',
+             'input_placeholder_color', 'accordion_text_color')
+    theme.set(**{o: '*neutral_700' for o in quiet}, **{f'{o}_dark': '*neutral_300' for o in quiet})
+    return theme.set(button_primary_background_fill='*primary_600', color_accent='*primary_600')
 _script = '''() => {
 const lang = navigator.language.slice(0, 2);
 document.documentElement.lang = LANGUAGES.includes(lang) ? lang : 'en';
@@ -597,7 +620,10 @@ document.addEventListener('keydown', e => {
   button.click();
 })}'''.replace('LANGUAGES', str([*_languages]))
 
-def _translations(): return gr.I18n(**{o: {k if '.' in k else f'genderres_{k}': v[i] for k,v in _words.items()} for i,o in enumerate(_languages)})
+def _translations():
+    "The words, under names that no class has"
+    named = {k if '.' in k else f'genderres_{k}': v for k,v in _words.items()}
+    return gr.I18n(**{o: {k: v[i] for k,v in named.items()} for i,o in enumerate(_languages)})
 
 # %% ../nbs/43_app.ipynb #c0031dd9
 def gender_app(
@@ -632,7 +658,8 @@ class _Guard:
         size = headers.get(b'content-length', b'')
         if not size.isdigit(): return 411, 'say how much is coming'
         kept = sum(o.stat().st_size for o in self.folder.rglob('*') if o.is_file())
-        if kept + int(size) > most_together: return 413, f'more than {most_together//2**20} MB in uploads: restart the page, or upload less'
+        if kept + int(size) > most_together:
+            return 413, f'more than {most_together//2**20} MB in uploads: restart the page, or upload less'
 
     async def __call__(self, scope, receive, send):
         refused = scope['type'] == 'http' and self.why_not(scope['path'], dict(scope['headers']))
@@ -646,7 +673,8 @@ def _is_local(host):
 
 def _check_start(photos, decisions, host, password):
     "`ValueError` or `OSError` if the page must not be opened like this"
-    if photos is not None and not Path(photos).is_dir(): raise NotADirectoryError(f"{photos} is no folder: give the folder that holds a folder for each class")
+    if photos is not None and not Path(photos).is_dir():
+        raise NotADirectoryError(f"{photos} is no folder: give the folder that holds a folder for each class")
     if decisions is not None:
         if Path(decisions).suffix.lower() != '.csv': raise ValueError(f"{decisions}: the name of a file of decisions ends in .csv")
         check_output(decisions, overwrite=True)
@@ -659,12 +687,15 @@ def _launch(page, folder, host, port, password):
     hosts = ['127.0.0.1', 'localhost', '[::1]', host] if _is_local(host) else ['*']
     sign_in = (lambda _, said: secrets.compare_digest(said.encode(), password.encode())) if password else None
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(_Guard, folder=folder)]
+    off = dict(share=False, inbrowser=False, run_history=False, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False)
+    look = dict(theme=_theme(), css=_css, js=_script, i18n=page.translations, footer_links=['settings'])
     try:
-        return page.launch(server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False, inbrowser=False, auth=sign_in,
-                           max_file_size=most_bytes, app_kwargs=dict(middleware=middleware), run_history=False, footer_links=['settings'], ssr_mode=False, pwa=False,
-                           mcp_server=False, enable_monitoring=False, i18n=page.translations, css=_css, js=_script,
-                           theme=_theme())[1]
-    except OSError as e: raise OSError(f"the page cannot be opened at {host}{f', port {port}' if port else ''}: the port is in use, or the address is not of this machine. Choose another") from e
+        return page.launch(server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, auth=sign_in,
+                           max_file_size=most_bytes, app_kwargs=dict(middleware=middleware), **off, **look)[1]
+    except OSError as e:
+        place = f'{host}, port {port}' if port else host
+        raise OSError(f"the page cannot be opened at {place}: the port is in use, or the address is not of this machine. "
+                      "Choose another") from e
 
 # %% ../nbs/43_app.ipynb #ff630647
 @contextmanager

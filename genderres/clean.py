@@ -19,8 +19,8 @@ from .reader import PhotoProblem, read_photo
 from .check import decision_keys, read_decisions
 
 # %% ../nbs/27_clean.ipynb #cln00007
-_doubts = {**dict.fromkeys(['not an image', 'unreadable', 'damaged', 'truncated'], 1.), 'blank': .9, 'duplicate across classes': .5,
-           'exact duplicate': .2, 'near duplicate': .1}
+_doubts = {**dict.fromkeys(['not an image', 'unreadable', 'damaged', 'truncated'], 1.), 'blank': .9,
+           'duplicate across classes': .5, 'exact duplicate': .2, 'near duplicate': .1}
 def _from_check(
     checked, # From `check_images`
 ): # `file`, `label`, `suggestion`, `why`, `id`, and how likely all is well with it
@@ -43,12 +43,13 @@ def _from_review(
 def suspects(
     found:pd.DataFrame=None, # From `review_labels`
     checked:pd.DataFrame=None # From `check_images`
-) -> pd.DataFrame: # `file`, `label`, `suggestion`, `why`, `id`, `doubt` (0 to 1), `copied` (are there equal files?); likeliest wrong first
-    "One list of all photos that a person should look at; `ValueError` without any table"
-    if found is None and checked is None: raise ValueError("nothing to look at: give found, from review_labels, or checked, from check_images")
+) -> pd.DataFrame: # `file`, `label`, `suggestion`, `why`, `id`, `doubt` (0 to 1), `copied` (are there equal files?)
+    "All photos that a person should look at, the likeliest wrong first; `ValueError` without any table"
+    if found is None and checked is None: 
+        raise ValueError("nothing to look at: give found, from review_labels, or checked, from check_images")
     parts = [make(o) for make,o in ((_from_review, found), (_from_check, checked)) if o is not None]
     rows = pd.concat(parts, ignore_index=True)
-    rows['file'] = pd.Series([os.path.abspath(o) for o in rows.file], dtype=object)   # of any bytes, which text of pandas is not
+    rows['file'] = pd.Series([os.path.abspath(o) for o in rows.file], dtype=object)   # any bytes
     how = dict(file='first', label='first', suggestion='max', why=list, id='max', well='prod')
     table = rows.groupby(pd.factorize(rows.file)[0]).agg(how)
     table['why'] = pd.Series(['; '.join(o) for o in table.why], table.index, dtype=object)
@@ -122,7 +123,8 @@ def _save(self:Cleaner, rows):
     "Write the file and wait until the disk has it; `FileChanged` if it is not what was last seen"
     with _alone(self.file.parent), write_whole(self.file, overwrite=True) as part:
         if self._content() != self._seen:
-            raise FileChanged(f"{self.file} was changed by another program or page: nothing was written; reload() reads its decisions")
+            raise FileChanged(f"{self.file} was changed by another program or page: nothing was written; "
+                              "reload() reads its decisions")
         rows = [o for i,o in enumerate(rows) if i < self._theirs or o['decision']]
         table = pd.DataFrame(rows, columns=[*dict.fromkeys(['file', 'id', 'decision', *chain(*rows)])], dtype=object)
         table.to_csv(part, index=False, encoding='utf-8', errors='surrogateescape')
@@ -136,7 +138,8 @@ def _save(self:Cleaner, rows):
 def _row(self:Cleaner, i, key):
     "A new row of the file about suspect `i`"
     row = self.table.iloc[i]
-    return dict(file=relative_names([row.file], self.file)[0], id=row.id if key == row.id else '', decision='', label=row.label, why=row.why)
+    return dict(file=relative_names([row.file], self.file)[0], id=row.id if key == row.id else '', decision='',
+                label=row.label, why=row.why)
 
 @patch
 def _put(self:Cleaner, words, new=()):
@@ -154,11 +157,12 @@ def decide(self:Cleaner,
     rows:int|Iterable[int], # Positions in `table`
     decision:str # keep, exclude, one of `vocab`, or `''` to leave it open again
 ):
-    "Decide about suspects, and write that down; `ValueError` for an unknown decision, `IndexError` for a suspect that is not there"
+    "Decide about suspects, and write that down; `ValueError` for an unknown decision, `IndexError` for a position"
     rows = [rows] if isinstance(rows, (int, np.integer)) else [*rows]
     if decision not in ('', 'keep', 'exclude', *self.vocab):
         raise ValueError(f"decision {decision!r}: expected keep, exclude, {', '.join(self.vocab)}, or nothing")
-    if bad := [o for o in rows if not 0 <= o < len(self)]: raise IndexError(f"no suspect {bad[0]}: there are {len(self)}, from 0")
+    if bad := [o for o in rows if not 0 <= o < len(self)]:
+        raise IndexError(f"no suspect {bad[0]}: there are {len(self)}, from 0")
     if not rows: return
     with self._lock:
         what = {k: r['decision'] for k,r in zip(self._keys, self._rows)}
@@ -182,7 +186,8 @@ def showing(self:Cleaner,
     todo:bool=False # Only photos without a decision?
 ) -> list[int]: # Positions in `table`
     "Which suspects to show, the likeliest wrong first"
-    return [i for i,(filed,said) in enumerate(zip(self.table.label, self.decisions)) if label in (None, filed) and not (todo and said)]
+    rows = enumerate(zip(self.table.label, self.decisions))
+    return [i for i,(filed,said) in rows if label in (None, filed) and not (todo and said)]
 
 @patch
 def __repr__(self:Cleaner):
@@ -223,7 +228,8 @@ class CleanerWidget:
         self.todo = w.Checkbox(description='only open ones', indent=False, layout=w.Layout(width='auto'))
         self.keys = w.Text(description='keys', placeholder='click here and type')
         self.tiles, self.status, self.message = [self._tile(k) for k in range(n)], w.HTML(), w.HTML()
-        self.buttons = {o: self._button(o) for o in ('keep', *cleaner.vocab, 'exclude', 'undo', 'tick all', 'back', 'next')}
+        names = 'keep', *cleaner.vocab, 'exclude', 'undo', 'tick all', 'back', 'next'
+        self.buttons = {o: self._button(o) for o in names}
         for o in (self.label, self.todo): o.observe(lambda _: self.show(0), 'value')
         self.keys.observe(self._typed, 'value')
         self.box = self._layout()
@@ -246,7 +252,8 @@ def _tile(self:CleanerWidget, k):
     tick = w.Checkbox(description=f'photo {k + 1}', indent=False, layout=w.Layout(width='auto'))
     tick.observe(lambda change: self._tick(k, change.new), 'value')
     picture = w.Image(format='jpeg', layout=w.Layout(max_width='100%', max_height='160px', object_fit='contain'))
-    return w.VBox([picture, w.HTML(), tick], layout=w.Layout(width='180px', padding='6px', margin='4px', border='2px solid transparent'))
+    layout = w.Layout(width='180px', padding='6px', margin='4px', border='2px solid transparent')
+    return w.VBox([picture, w.HTML(), tick], layout=layout)
 
 @patch
 def _layout(self:CleanerWidget):
@@ -254,14 +261,16 @@ def _layout(self:CleanerWidget):
     w, wrap = self._w, dict(layout=self._w.Layout(flex_flow='row wrap', align_items='center'))
     keys = ', '.join(f'<b>{k}</b> {v}' for k,v in self.shortcuts.items())
     bar = w.Box([*self.buttons.values()], **wrap)
-    return w.VBox([w.Box([self.label, self.todo, self.status], **wrap), bar, w.Box([self.keys, w.HTML(keys)], **wrap), self.message,
-                   w.Box(self.tiles, layout=w.Layout(flex_flow='row wrap', align_items='flex-start'))])
+    rows = [self.label, self.todo, self.status], [*self.buttons.values()], [self.keys, w.HTML(keys)]
+    tiles = w.Box(self.tiles, layout=w.Layout(flex_flow='row wrap', align_items='flex-start'))
+    return w.VBox([*(w.Box(o, **wrap) for o in rows), self.message, tiles])
 
 # %% ../nbs/27_clean.ipynb #cln00041
 @patch(as_prop=True)
 def shortcuts(self:CleanerWidget) -> dict: # What each key does
     "A digit for each class, letters for the rest"
-    return {**{str(i + 1): o for i,o in enumerate(self.cleaner.vocab[:9])}, 'k': 'keep', 'x': 'exclude', 'u': 'undo', 'a': 'tick all', 'b': 'back', 'n': 'next'}
+    digits = {str(i + 1): o for i,o in enumerate(self.cleaner.vocab[:9])}
+    return {**digits, 'k': 'keep', 'x': 'exclude', 'u': 'undo', 'a': 'tick all', 'b': 'back', 'n': 'next'}
 
 # %% ../nbs/27_clean.ipynb #cln00043
 @patch
@@ -291,7 +300,8 @@ def show(self:CleanerWidget,
     said = self.cleaner.decisions
     self.current = first(i for i in self.shown if not said[i])
     for tile,i in zip_longest(self.tiles, self.shown): self._fill(tile, i, self.current)
-    self.status.value = f'page {self.page + 1} of {last + 1}; {sum(map(bool, said))} of {len(said)} decided; {presented}'
+    decided = f'{sum(map(bool, said))} of {len(said)} decided'
+    self.status.value = f'page {self.page + 1} of {last + 1}; {decided}; {presented}'
 
 # %% ../nbs/27_clean.ipynb #cln00044
 @patch
@@ -336,7 +346,7 @@ def act(self:CleanerWidget,
     except FileChanged:
         self.cleaner.reload()
         self.show()
-        said = 'Somebody else decided in the meantime: the page is up to date again. Your last decision was not kept, repeat it.'
+        said = 'Somebody else decided in the meantime: the page is up to date again. Repeat your last decision.'
     except OSError as e: said = html.escape(f'not kept: {e}')
     self.message.value = f'<div role="status">{said or ""}</div>'
 

@@ -43,8 +43,10 @@ def as_html(
 @as_html.register(pd.DataFrame)
 def _(part, index=True):
     text = part.rename(index=escaped, columns=escaped).map(lambda o: '' if pd.isna(o) else escaped(o))
-    with pd.option_context('display.max_colwidth', None, 'display.max_rows', None): table = text.to_html(escape=False, border=0, index=index)
-    table = table.replace('<th></th>', '<td></td>').replace('<tr style="text-align: right;">', '<tr>').replace(' valign="top"', '')
+    with pd.option_context('display.max_colwidth', None, 'display.max_rows', None):
+        table = text.to_html(escape=False, border=0, index=index)
+    old = {'<th></th>': '<td></td>', '<tr style="text-align: right;">': '<tr>', ' valign="top"': ''}
+    for k,v in old.items(): table = table.replace(k, v)
     broad = len(part) > 30 or part.map(lambda o: len(str(o)) > 40).any(axis=None)
     return f'<div class="wide{" broad" if broad else ""}" tabindex="0" role="group" aria-label="table">{table}</div>'
 
@@ -114,9 +116,12 @@ def page(
     sections:list # Pairs of a heading and a list of parts for `as_html`
 ) -> str:
     "A whole page of HTML"
-    body = ''.join(f"<section><h2>{escaped(h)}</h2>{''.join(map(as_html, parts))}</section>" for h,parts in sections if parts)
-    return ('<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-            '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src \'unsafe-inline\'">'
+    section = lambda h,parts: f"<section><h2>{escaped(h)}</h2>{''.join(map(as_html, parts))}</section>"
+    body = ''.join(section(*o) for o in sections if o[1])
+    return ('<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            '<meta http-equiv="Content-Security-Policy" '
+            'content="default-src \'none\'; img-src data:; style-src \'unsafe-inline\'">'
             f'<title>{escaped(title)}</title><style>{_css}</style></head><body><main><header><h1>{escaped(title)}</h1>'
             f'<p class="lead">{escaped(presented[0].upper() + presented[1:])}.</p></header>{body}</main></body></html>')
 
@@ -140,19 +145,22 @@ def confusion(
     cell = lambda n,s: f'<td class="cell" style="background:rgba(var(--mark),{.45*s:.2f})">{n:,}<br>{s:.1%}</td>'
     rows = [f"<tr><th>{o}</th>{''.join(map(cell, *row))}</tr>" for o,*row in zip(names, cm, share)]
     head = ''.join(f'<th>said {o}</th>' for o in names)
-    return Markup(f'<div class="wide" tabindex="0" role="group" aria-label="confusion matrix"><table><thead><tr><th>filed as</th>{head}</tr></thead>'
-                  f'<tbody>{"".join(rows)}</tbody></table></div>')
+    table = f'<table><thead><tr><th>filed as</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    return Markup(f'<div class="wide" tabindex="0" role="group" aria-label="confusion matrix">{table}</div>')
 
+# %% ../nbs/28_page.ipynb #pag0022b
 def _top_losses(interp, base, k):
-    "The photos with the largest losses, those that are wrong first"
+    "The photos with the largest losses"
     df = interp.to_df().head(k)
-    said = [f'{Path(r.file).name}\nfiled {r.label}, said {r.prediction}\nloss {r.loss:.2f}, probability {r.probability:.2f}' for r in df.itertuples()]
+    said = [f'{Path(r.file).name}\nfiled {r.label}, said {r.prediction}\n'
+            f'loss {r.loss:.2f}, probability {r.probability:.2f}' for r in df.itertuples()]
     return gallery([Path(base)/o for o in df.file], said, interp.seen)
 
 def _headline(report):
     "The accuracy in a sentence"
     row = report.table.loc['accuracy']
-    return f'{int(row.right):,} of {int(row.n):,} photos right: {row.value:.1%}, with a 95% interval from {row.low:.1%} to {row.high:.1%}.'
+    interval = f'with a 95% interval from {row.low:.1%} to {row.high:.1%}'
+    return f'{int(row.right):,} of {int(row.n):,} photos right: {row.value:.1%}, {interval}.'
 
 def answer_sections(
     interp:GenderInterpretation, # Of any photos
@@ -186,9 +194,11 @@ def check_sections(
     "What `check_images` found"
     said = [o for o in check_summary(table).splitlines() if not o.startswith(' ')]   # the rest are the kinds
     base = os.path.commonpath([Path(o).parent for o in table.file])
-    table = table.assign(path=table.file, file=pd.Series([os.path.relpath(o, base) for o in table.file], table.index, dtype=object))
+    short = pd.Series([os.path.relpath(o, base) for o in table.file], table.index, dtype=object)
+    table = table.assign(path=table.file, file=short)
     out, odd = table[~table.usable], table[table.usable & (table.odd != '')]
     captions = [f'{r.file}\nfiled {r.label}\n{r.odd}' for r in odd.head(k).itertuples()]
     lists = [('Cannot be used, and left where they are', out), ('Odd, and used', odd)]
-    return [('What is there', [said]), ('Oddities', [_kinds(table)]), ('Odd photos', [gallery(odd.path.head(k).tolist(), captions)] if len(odd) else []),
+    shown = [gallery(odd.path.head(k).tolist(), captions)] if len(odd) else []
+    return [('What is there', [said]), ('Oddities', [_kinds(table)]), ('Odd photos', shown),
             *((f'{what}: {len(rows):,}', _odd_files(rows)) for what,rows in lists if len(rows))]

@@ -8,7 +8,6 @@ from genderres.cli import app
 from genderres.data import gender_dls
 from genderres.distributed import distributed_experiment, in_processes
 from genderres.experiment import run_experiment
-from genderres.interpret import GenderInterpretation
 from genderres.portraits import sample_portraits
 from typer.testing import CliRunner
 

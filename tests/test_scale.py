@@ -85,6 +85,8 @@ def test_store_fails_stalls_and_throttles(cluster, store, untrained):
         if method == 'GET' and path in faults and n <= len(faults[path]): return faults[path][n-1]
     faulty.faults = faults_of
     counts = predict_dataset(untrained.with_suffix('.onnx'), 's3://photos', 's3://photos/answers', batch_size=8, rows=8, storage_options=options)
+    again = predict_dataset(untrained.with_suffix('.onnx'), 's3://photos', 's3://photos/answers/', batch_size=8, storage_options=options)   # nothing is left to do
+    assert again.to_dict() == counts.to_dict()
     far = answers('s3://photos/answers', options)
     assert counts.sum() == len(far) == 23
     files = [o.removeprefix('s3://photos/') for o in far.file]
@@ -135,7 +137,7 @@ def test_interrupted_at_the_shell(cluster, untrained, photos, tmp_path, monkeypa
     assert 'answers of another job' in CliRunner().invoke(app, [*args, '--abstain', '.9']).stderr
 
 def test_versions(cluster):
-    with pytest.raises(RuntimeError, match='has genderres .*, and the machine that asks 9.9'): genderres.scale._check_nodes(ray, '9.9')
+    with pytest.raises(RuntimeError, match='has genderres .*, and the machine that asks 9.9'): genderres.scale.check_nodes(ray, '9.9')
 
 def test_buckets(store):
     faulty, options = store
