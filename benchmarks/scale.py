@@ -2,7 +2,8 @@
 
 All on this machine, a thread for each worker. `predict` is `predict_to_file` of the ready classifier on whole photos, and `read`
 decodes and resizes them on one thread. `ray` is `predict_dataset` with so many workers on the same photos, the start of the workers
-included; `start` is that of eight photos, nearly all of it the start. `lost` is the number of photos without their row, `different` of rows that are not those of `predict` to the last digit.
+included; `start` is that of eight photos, nearly all of it the start. `lost` is the number of photos without their row, `different`
+of rows that are not those of `predict` to the last digit.
 `many` is an untrained ResNet18 at 32 pixels on many small photos, which says what the engine can do when the network costs next to
 nothing; `start_mb` and `end_mb` are what all processes of the node hold together, on average over the second and the last fifth of
 the run. `bytes` is the mean size of a photo or, for `many`, of a row of answers.

@@ -687,7 +687,8 @@ def _launch(page, folder, host, port, password):
     hosts = ['127.0.0.1', 'localhost', '[::1]', host] if _is_local(host) else ['*']
     sign_in = (lambda _, said: secrets.compare_digest(said.encode(), password.encode())) if password else None
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(_Guard, folder=folder)]
-    off = dict(share=False, inbrowser=False, run_history=False, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False)
+    off = dict(share=False, inline=False, inbrowser=False, run_history=False, ssr_mode=False, pwa=False, mcp_server=False,
+               enable_monitoring=False)
     look = dict(theme=_theme(), css=_css, js=_script, i18n=page.translations, footer_links=['settings'])
     try:
         return page.launch(server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, auth=sign_in,

@@ -50,8 +50,8 @@ def _compare(
     "The best partners of each photo of a block among all photos"
     import ray
     block = ray.get(blocks[i])
-    found = [find_in_block(block, ray.get(o), parts, i == j).assign(one=lambda t: t.one + i*size, two=lambda t: t.two + j*size) for j,o in enumerate(blocks)]
-    return best_partners(pd.concat(found, ignore_index=True))
+    found = [find_in_block(block, ray.get(o), parts, i == j).assign(two=lambda t: t.two + j*size) for j,o in enumerate(blocks)]
+    return best_partners(pd.concat(found, ignore_index=True).assign(one=lambda t: t.one + i*size))
 
 def _find_far(ray, thumbs, parts, size=4096):
     "As `find_candidates`, on the cluster"

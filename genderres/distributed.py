@@ -171,5 +171,6 @@ def in_processes(
         try: torch.multiprocessing.spawn(_process, (n, port, file, f, args, kwargs), n)
         except (torch.multiprocessing.ProcessRaisedException, torch.multiprocessing.ProcessExitedException) as e:
             error = pickle.loads(file.read_bytes())[1] if file.exists() else None
-            raise error or RuntimeError(f"a process of {n} ended: {str(e).strip().splitlines()[-1]}. The same call continues after its last epoch") from e
+            why = str(e).strip().splitlines()[-1]
+            raise error or RuntimeError(f"a process of {n} ended: {why}. The same call continues after its last epoch") from e
         return pickle.loads(file.read_bytes())[0]

@@ -83,8 +83,9 @@ def _from_pixels(facts, like):
 def _to_labels(facts, like):
     "The model that makes labels and probabilities of logits"
     vocab, values = facts['vocab'], {f'label_{k}': np.array(facts[k], np.float32) for k in ('temperature', 'abstain')}
-    return _steps(_after.format(c=len(vocab)), like, **values, label_axis=np.array([1]), label_last=np.array(len(vocab)),
-                  label_names=np.array([*vocab, unsure], object))
+    values.update(label_axis=np.array([1]), label_last=np.array(len(vocab)))
+    values.update(label_names=np.array([*vocab, unsure], object))
+    return _steps(_after.format(c=len(vocab)), like, **values)
 
 # %% ../nbs/33_export.ipynb #4d31fd07
 def _with_pixels(model, facts):
@@ -121,7 +122,7 @@ def to_onnx(self:GenderClassifier,
 
 # %% ../nbs/33_export.ipynb #cfc0291d
 def _as_they_come(clf, photo):
-    "All pixels of a photo, or of its largest face if `clf` looks at faces, in full resolution; None if it cannot be read"
+    "All pixels of a photo, or of its largest face if `clf` looks at faces; None if it cannot be read"
     faces = clf.facts.get('faces', 'no')
     try:
         photo = photo_source(photo)
@@ -166,8 +167,9 @@ def _with_extremes(model):
     g.initializer.append(onnx.numpy_helper.from_array(np.array([1]), 'extreme_axis'))
     for o in names:
         g.node.append(make.make_node('Flatten', [o], [f'{o}_flat'], axis=1))
-        g.node.extend(make.make_node(f'Reduce{k}', [f'{o}_flat', 'extreme_axis'], [f'{o}_{k}'], keepdims=0) for k in ('Min', 'Max'))
-        g.output.extend(make.make_tensor_value_info(f'{o}_{k}', 1, None) for k in ('Min', 'Max'))
+        for k in ('Min', 'Max'):
+            g.node.append(make.make_node(f'Reduce{k}', [f'{o}_flat', 'extreme_axis'], [f'{o}_{k}'], keepdims=0))
+            g.output.append(make.make_tensor_value_info(f'{o}_{k}', 1, None))
     return model, names
 
 # %% ../nbs/33_export.ipynb #d821a84d
@@ -179,7 +181,8 @@ def _range(low, high):
 def _ranges(model, batches, facts):
     "The range of each activation of an ONNX model, from `batches` of pixels"
     model, names = _with_extremes(model)
-    session = need('onnxruntime', 'onnx').InferenceSession(model.SerializeToString(), providers=['CPUExecutionProvider'])
+    rt = need('onnxruntime', 'onnx')
+    session = rt.InferenceSession(model.SerializeToString(), providers=['CPUExecutionProvider'])
     asked = [f'{o}_{k}' for o in names for k in ('Min', 'Max')]
     values = [np.concatenate(o) for o in zip(*(session.run(asked, dict(photos=normalise(o, facts))) for o in batches))]
     return {o: [_range(low, high)] for o,low,high in zip(names, values[::2], values[1::2])}
@@ -201,8 +204,9 @@ def _quantise(model, batches, facts):
             quant_pre_process(full, clean, skip_symbolic_shape=True)
             nodes = (loaded := onnx.load(clean)).graph.node
             last = max(i for i,o in enumerate(nodes) if o.op_type == 'Conv')
+            kept = [o.name for o in nodes[last+1:]]
             quantize_static(clean, small, One(), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
-                            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=[o.name for o in nodes[last+1:]],
+                            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=kept,
                             extra_options=dict(TensorQuantOverrides=_ranges(loaded, batches, facts)))
             return onnx.load(small)
     finally: logging.disable(logging.NOTSET)

@@ -217,7 +217,8 @@ def _fetch(
 def _check_version(there, here, host=None):
     "`RuntimeError` unless both versions of genderres are the same"
     if there != here:
-        raise RuntimeError(f"{host or socket.gethostname()} has genderres {there}, and the machine that asks {here}: install the same version on all nodes")
+        raise RuntimeError(f"{host or socket.gethostname()} has genderres {there}, and the machine that asks {here}: "
+                           "install the same version on all nodes")
 
 # %% ../nbs/44_scale.ipynb #sc000037
 def _readable(facts):
@@ -243,7 +244,8 @@ def _read(
 ): # `batch`, and `read`, with names and (what `then` returned, problem), pickled
     "Fetch and decode the photos of one batch"
     _check_version(version('genderres'), job['genderres'])
-    if job['faces'] != _readable(job)['faces']: raise RuntimeError(f"{socket.gethostname()} cannot find faces: `pip install 'genderres[faces]'` on all nodes")
+    if job['faces'] != _readable(job)['faces']:
+        raise RuntimeError(f"{socket.gethostname()} cannot find faces: `pip install 'genderres[faces]'` on all nodes")
     items = [*pickle.loads(batch['items'][0]).itertuples()]
     with ThreadPoolExecutor(16) as pool:
         fetched = [pool.submit(_fetch, o, options) for o in items]
@@ -258,7 +260,8 @@ def _check_fetched(items, problems):
         raise OSError(f"{items[0].file}: {problems[0]}. So it is with {len(items)} photos. What is finished is kept: the same call continues")
     here = [o for o in items if not is_address(o.at)]
     if len(here) == len(items) > 1 and not any(os.path.exists(os.path.dirname(o.at) or '.') for o in here):
-        raise OSError(f"{socket.gethostname()} has no folder {os.path.dirname(here[0].at)}: put photos where all nodes see them, e.g. s3:// or a shared disk")
+        raise OSError(f"{socket.gethostname()} has no folder {os.path.dirname(here[0].at)}: "
+                      "put photos where all nodes see them, e.g. s3:// or a shared disk")
 
 # %% ../nbs/44_scale.ipynb #sc000041
 def load_classifier(
@@ -375,7 +378,8 @@ def _finish(output, options, n):
     fs, path = _place(str(output), options)
     notes = _notes(output, options)
     times = Counter(b for o in notes for b in o['batches'])
-    if len(times) < n: raise OSError(f"{output} lacks {n - len(times):,} of {n:,} batches, though workers wrote them: it must be a place that all nodes share")
+    if len(times) < n:
+        raise OSError(f"{output} lacks {n - len(times):,} of {n:,} batches, though workers wrote them: it must be a place that all nodes share")
     if len(notes) and max(times.values()) > 1: raise OSError(f"two runs wrote into {output} at the same time: delete it and start again")
     known = {o['file'] for o in notes}
     for o in fs.find(path):
@@ -392,7 +396,8 @@ def _check_address(address):
     try:
         if found: socket.create_connection((found[1], int(found[2])), 5).close()
     except OSError as e:
-        raise ConnectionError(f"no Ray cluster answers at {address} ({e.strerror or e}): look with `ray status` there, or start one with `ray start --head`") from e
+        raise ConnectionError(f"no Ray cluster answers at {address} ({e.strerror or e}): "
+                              "look with `ray status` there, or start one with `ray start --head`") from e
 
 # %% ../nbs/44_scale.ipynb #sc000062
 @contextmanager
@@ -564,6 +569,7 @@ def count_dataset(
     photos = _outside(list_photos(source, options), output)
     job = _job(clf, photos, batch_size, threshold=threshold, faces='largest')
     notes = _run(model, photos, output, address, _same, _Look, job, workers, rows, options, overwrite, progress)
-    looked = pd.concat([pd.read_parquet(f"{output}/{o['file']}", storage_options=options or None) for o in notes]).sort_values('row', ignore_index=True)
+    tables = [pd.read_parquet(f"{output}/{o['file']}", storage_options=options or None) for o in notes]
+    looked = pd.concat(tables).sort_values('row', ignore_index=True)
     looked = looked.assign(**{k: looked[k].map(json.loads) for k in ('faces', 'probs')}).astype(dict(file=object, id=object, problem=object))
     return PeopleCount(*people_tables(looked, clf.vocab, abstain), clf.facts, int(looked.small.sum()))

@@ -169,8 +169,11 @@ class _Person:
     crossed:float=np.nan # Seconds, at the last crossing
     tall:float=0. # Height of the face when it was last seen, as a share of the picture's
     trail:list=field(default_factory=list) # (seconds, place) in the last tenth of a second, and once before
-    leaves:bool=False # Was the face on its way out of the picture then?
+    edge:float=-np.inf # Seconds, when the face was last on its way out of the picture
+    stays:bool=False # Was it ever seen and not on its way out?
 
+    @property
+    def leaves(self): return self.edge == self.last
     def due(self, height): return self.looks >= 2*self.judged or height >= 1.2*self.height
     def probabilities(self): return softmax(self.logs/self.weight)
 
@@ -208,7 +211,7 @@ class _Watch:
     "Everybody seen so far; a look at a time"
     def __init__(self, clf, line, every, threshold=.4):
         self.clf, self.line, self.every, self.threshold, self.size, self.people, self.looked = clf, line, every, threshold, None, {}, None
-        self.tracker, self.boxes, self.pause = _tracker(every, threshold), np.zeros((0, 4)), every
+        self.tracker, self.boxes, self.pause, self.names = _tracker(every, threshold), np.zeros((0, 4)), every, {}
 
     def look(self, seconds, picture):
         "Find, follow and judge the faces of a picture"
@@ -217,7 +220,8 @@ class _Watch:
         self.size = self.size or picture.size   # pictures may change their size; the tracker sees that of the first
         boxes = shares*(self.size*2)
         rows = _follow(self.tracker, faces, boxes, seconds)
-        rows = {self.person(i, seconds, shares[row]): row for i,row in rows.items()}
+        here = {self.names.get(i, i) for i in rows}
+        rows = {self.person(i, seconds, shares[row], here): row for i,row in rows.items()}
         for i,row in rows.items(): self.move(i, seconds, shares[row])
         self.judge(picture, faces, rows)
         sure = boxes[faces.score >= self.threshold]
@@ -235,13 +239,6 @@ def _leaves(
     return bool(((start < half) & (speed < -.8*half) | (end > 1 - half) & (speed > .8*half)).any())
 
 @patch
-def person(self:_Watch, i, seconds, box):
-    "The number of the person whom the tracker calls `i`: a new one if `i` was leaving, and was missed in a look or comes nearer at once"
-    tall = box[3] - box[1]
-    while (o := self.people.get(i)) and o.leaves and (o.last < self.looked or tall > 1.5*o.tall): i = (i, 'and another')
-    return i
-
-@patch
 def move(self:_Watch, i, seconds, box):
     "Somebody was seen, with a face at `box`, in shares of the picture"
     o, place = self.people.setdefault(i, _Person(seconds)), box.reshape(2, 2).mean(0)
@@ -250,7 +247,8 @@ def move(self:_Watch, i, seconds, box):
     o.trail.append((seconds, place))
     while len(o.trail) > 1 and seconds - o.trail[1][0] >= .1: o.trail.pop(0)
     passed = seconds - o.trail[0][0]   # the longer, the less a trembling box matters
-    o.leaves = passed >= .1 and _leaves(box, (place - o.trail[0][1])/passed)
+    if passed >= .1 and _leaves(box, (place - o.trail[0][1])/passed): o.edge = seconds
+    else: o.stays = o.stays or passed >= .1
     o.looks, o.last, o.place, o.tall = o.looks + 1, seconds, place, box[3] - box[1]
 
 @patch
@@ -261,17 +259,57 @@ def judge(self:_Watch, picture, faces, rows):
     probs = judge_faces(self.clf, picture, faces.iloc[[*due.values()]])
     for (i, row), p in zip(due.items(), probs): self.people[i].add(p, heights[row])
 
+# %% ../nbs/38_video.ipynb #b9b6ca5c
+def _aside(
+    a, b, # Places, (x, y)
+    place # (x, y)
+):
+    "Least distance of `place` from the straight way from `a` to `b`"
+    way = b - a
+    return np.linalg.norm(place - a - way*np.clip((place - a) @ way/max(way @ way, 1e-9), 0, 1))
+
+@patch
+def lost(self:_Watch,
+    seconds, box, # Of a face that the tracker does not know
+    here # Numbers of those who are in the picture now
+): # A number, or None
+    "Who was lost on the way of this face, or where it came from, a moment ago, and was not about to leave the picture"
+    size, tall, middle = np.array(self.size), box[3] - box[1], lambda o: (o[...,:2] + o[...,2:])/2
+    steps = middle(box)*size - middle(self.boxes)
+    if not len(steps): return None
+    now, speed = middle(box)*size, min(steps, key=np.linalg.norm)/(seconds - self.looked)
+    far = {i: _aside(now, now - speed*(seconds - o.last), o.place*size)/(tall*size[1]) for i,o in self.people.items()
+           if i not in here and seconds - 1.5 < o.last and o.edge < seconds - 1.5 and 2/3 < tall/o.tall < 1.5}
+    return min((i for i in far if far[i] <= 2), key=far.get, default=None)
+
+# %% ../nbs/38_video.ipynb #04eb4040
+@patch
+def person(self:_Watch, i, seconds, box, here):
+    "The number of the person whom the tracker calls `i`: a new one if `i` was leaving, and was missed in a look or comes nearer at once"
+    who, tall = self.names.get(i, i), box[3] - box[1]
+    if who not in self.people and (lost := self.lost(seconds, box, here)) is not None:
+        number = next((k for k,name in self.names.items() if name == lost), lost)   # under which the tracker may find another one
+        self.names[i], self.names[number], who = lost, who, lost
+        here.add(lost)
+    while (o := self.people.get(who)) and o.leaves and (o.last < self.looked or tall > 1.5*o.tall): who = (who, 'and another')
+    return who
+
 # %% ../nbs/38_video.ipynb #b82b3ea9
+@patch(as_prop=True)
+def seen(self:_Watch):
+    "All persons, in order of appearance, without those who only leave where another one was leaving: they are that one, after a missed look"
+    return sorted((o for i,o in self.people.items() if o.weight and (o.stays or not isinstance(i, tuple))), key=lambda o: o.first)
+
 @patch
 def small(self:_Watch):
     "How many faces were near the least size that is found, at their last answer"
-    heights = np.array([o.height for o in self.people.values() if o.weight])
+    heights = np.array([o.height for o in self.seen])
     return hardly_seen(pd.DataFrame(dict(y0=0., y1=heights)), self.size)
 
 @patch
 def table(self:_Watch, abstain):
     "A row for each person, in order of appearance"
-    people = sorted((o for o in self.people.values() if o.weight), key=lambda o: o.first)
+    people = self.seen
     probs = np.array([o.probabilities() for o in people]).reshape(-1, len(self.clf.vocab))
     labels = np.array([*self.clf.vocab], object)[probs.argmax(1)]
     labels[probs.max(1, initial=0) < abstain] = unsure

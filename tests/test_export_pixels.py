@@ -6,7 +6,6 @@ from genderres.cli import app
 from genderres.export import compare
 from genderres.predict import OnnxClassifier
 from genderres.portraits import draw_portrait
-from PIL import Image
 from typer.testing import CliRunner
 
 alone = '''

@@ -84,6 +84,33 @@ def test_another_one_comes_in_where_somebody_leaves(monkeypatch):
     assert watched(monkeypatch, out + [(max(x, 0), 123, x + 24, 158) for x in range(26, -14, -8)]) == 1
     assert watched(monkeypatch, out + out[::-1]) == 1   # turns round in time
 
+def test_who_turns_at_once_stops_or_was_hidden_is_one_person(monkeypatch):
+    "The tracker expects them elsewhere; somebody of another size, or from another side, is another person"
+    box = lambda x, h=30: (x, 170, x + 24, 170 + h)
+    come = [box(x) for x in range(100, 360, 27)]
+    assert watched(monkeypatch, come + come[::-1], .08) == 1
+    assert watched(monkeypatch, come + [come[-1]]*12, .08) == 1
+    away = [(-9, -9, -1, -1)]*14   # not found for 1.1 s
+    stands = [box(300)]*12
+    assert watched(monkeypatch, stands + away + stands, .08) == 1
+    assert watched(monkeypatch, stands + away + [box(300, 60)]*12, .08) == 2
+    assert watched(monkeypatch, stands + away + [box(x) for x in range(560, 480, -8)], .08) == 2
+    assert watched(monkeypatch, stands + away*2 + stands, .08) == 2   # away for too long
+
+def test_who_leaves_and_is_missed_in_a_look_is_one_person(monkeypatch):
+    "As in a video that was compressed much: at the border the face is found, missed, and found again"
+    out = [(x, 123, x + 24, 158) for x in range(130, 0, -8)]
+    flicker = [(max(x, 0), 123, max(x + 24, 1), 158) for x in (-10, -12, -14, -16)]
+    assert watched(monkeypatch, out + [(700, 9, 700, 9)] + flicker) == 1
+
+def test_compressed_as_most_videos_are(tmp_path):
+    draw_clip(tmp_path/'raw.mp4', [Walk('men', 1, 0, 3, [(.25, -.2), (.25, 1.2)]), Walk('women', 2, 1, 4, [(.75, 1.2), (.75, -.2)])])
+    with av.open(str(tmp_path/'raw.mp4')) as o, av.open(str(tmp_path/'h264.mp4'), 'w') as n:
+        stream = n.add_stream('libx264', rate=25, width=640, height=360, pix_fmt='yuv420p', options=dict(crf='23'))
+        for frame in o.decode(video=0): n.mux(stream.encode(av.VideoFrame.from_image(frame.to_image())))
+        n.mux(stream.encode())
+    assert count(tmp_path/'h264.mp4', line=across).people.direction.tolist() == ['in', 'out']
+
 @pytest.mark.parametrize('degrees', [90, -90])
 def test_a_turned_phone(clips, tmp_path, degrees):
     rewrite(clips/'shop.mp4', tmp_path/'phone.mp4', degrees)
