@@ -9,7 +9,7 @@ __all__ = ['gr', 'most_photos', 'most_bytes', 'most_together', 'judge_photos', '
            'plot_totals', 'sources', 'columns', 'evaluate_photos', 'find_suspects', 'Desk', 'gender_app', 'open_app']
 
 # %% ../nbs/43_app.ipynb #7237abde
-import base64, html, io, ipaddress, mimetypes, os, re, secrets, tempfile
+import base64, html, io, ipaddress, mimetypes, os, re, secrets, subprocess, sys, tempfile
 from contextlib import contextmanager
 from collections.abc import Iterator
 from functools import wraps
@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import matplotlib, matplotlib.pyplot as plt, numpy as np, pandas as pd, torch
 from PIL import Image
 from fastcore.basics import patch
+from fastcore.xtras import modified_env
 from .files import check_output, need
 from .photos import presented, photos_from_source, read_table
 from .reader import PhotoProblem, read_photo
@@ -407,7 +408,10 @@ def _evaluate_tab(clf, t, folder, photos):
 
 # %% ../nbs/43_app.ipynb #20b0466f
 _css = '''
-.gradio-container {max-width: 1100px !important}
+.gradio-container {width: 100%; max-width: 1100px !important; margin: 0 auto !important}
+.dark button[role=tab].selected {color: #a5b4fc}
+#filters .form {flex-wrap: wrap}
+#filters .form > * {min-width: 130px !important}
 .wide {overflow-x: auto}
 .prose table, .prose thead, .prose tr {border: none !important; border-collapse: collapse}
 .caption, .caption-label {white-space: normal !important}
@@ -529,14 +533,15 @@ def _view(desk, message=''):
 
 # %% ../nbs/43_app.ipynb #3bfb6d48
 def _filtered(desk, label, todo):
-    "The desk, with the filters as they are on the page"
+    "The desk, with the filters as they are on the page; `ValueError` if there is none"
+    if desk is None: raise ValueError('the page has forgotten where you were: load it again')
     desk.filter(label or None, todo)
     return desk
 
 _keys = {'k': 'keep', 'x': 'exclude', 'u': 'undo', 'a': 'tick_all', 'b': 'back', 'n': 'next'}
 def _clean_parts(t, vocab):
     "The parts of the tab: filters, tiles with a box to tick, and a button for each key"
-    with gr.Row():
+    with gr.Row(elem_id='filters'):
         label = gr.Dropdown([('*', ''), *((o, o) for o in vocab)], value='', label=t('filed'))
         todo = gr.Checkbox(label=t('open'))
         gr.Checkbox(True, label=t('keys'), elem_id='keys')
@@ -700,6 +705,14 @@ def _launch(page, folder, host, port, password):
 
 # %% ../nbs/43_app.ipynb #ff630647
 @contextmanager
+def _gone_after(folder):
+    "A process of its own removes `folder` if this one is killed"
+    code = 'import shutil, sys; sys.stdin.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)'   # the pipe ends with this process
+    with subprocess.Popen([sys.executable, '-I', '-c', code, folder], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True) as rest:
+        try: yield
+        finally: rest.kill()
+
+@contextmanager
 def open_app(
     clf:Classifier=None, # Gives the answers; default: the ready classifier
     photos:str|Path=None, # Folder of labelled photos, to evaluate on and to clean
@@ -710,8 +723,8 @@ def open_app(
 ) -> Iterator[str]: # Address of the page
     "Open the page until the block ends; `ValueError` without a password where one is needed, `OSError` if the port is in use"
     _check_start(photos, decisions, host, password)
-    with tempfile.TemporaryDirectory(prefix='genderres-', ignore_cleanup_errors=True) as folder:
-        os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_EXAMPLES_CACHE=f'{folder}/examples', GRADIO_ANALYTICS_ENABLED='False')
+    with (tempfile.TemporaryDirectory(prefix='genderres-', ignore_cleanup_errors=True) as folder, _gone_after(folder),
+          modified_env(GRADIO_TEMP_DIR=folder, GRADIO_EXAMPLES_CACHE=f'{folder}/examples', GRADIO_ANALYTICS_ENABLED='False')):
         page = gender_app(clf or ReadyClassifier(), photos, decisions)
         matplotlib.use('agg')
         try: yield _launch(page, folder, host, port, password)

@@ -13,7 +13,7 @@ from itertools import chain, zip_longest
 try: import fcntl
 except ImportError: fcntl = None   # Windows
 from fastai.vision.all import *
-from .files import need, relative_names, write_whole
+from .files import check_output, need, relative_names, write_whole
 from .photos import presented
 from .reader import PhotoProblem, read_photo
 from .check import decision_keys, read_decisions
@@ -44,9 +44,11 @@ def suspects(
     found:pd.DataFrame=None, # From `review_labels`
     checked:pd.DataFrame=None # From `check_images`
 ) -> pd.DataFrame: # `file`, `label`, `suggestion`, `why`, `id`, `doubt` (0 to 1), `copied` (are there equal files?)
-    "All photos that a person should look at, the likeliest wrong first; `ValueError` without any table"
+    "All photos that a person should look at, the likeliest wrong first; `ValueError` without any table, or for another"
     if found is None and checked is None: 
         raise ValueError("nothing to look at: give found, from review_labels, or checked, from check_images")
+    for name,o,column,maker in (('found', found, 'suggestion', 'review_labels'), ('checked', checked, 'odd', 'check_images')):
+        if o is not None and column not in o: raise ValueError(f"{name} has no column {column}: give the table from {maker}")
     parts = [make(o) for make,o in ((_from_review, found), (_from_check, checked)) if o is not None]
     rows = pd.concat(parts, ignore_index=True)
     rows['file'] = pd.Series([os.path.abspath(o) for o in rows.file], dtype=object)   # any bytes
@@ -82,6 +84,7 @@ class Cleaner:
     ):
         self.file, self.table = Path(file), suspects(found, checked)
         if self.file.suffix.lower() != '.csv': raise ValueError(f"{file}: the name of a file of decisions ends in .csv")
+        check_output(file, overwrite=True)
         labels = [o[c] for o in (found, checked) if o is not None for c in ('label', 'suggestion') if c in o]
         self.vocab = sorted({*map(str, chain(*labels))} - {''})
         self._lock = threading.RLock()
@@ -98,10 +101,11 @@ def _content(self:Cleaner):
 def reload(self:Cleaner):
     "Read the decisions in the file, and go on from there; what was done before cannot be undone any more"
     with self._lock:
-        self._seen = self._content()
-        df = read_decisions(self.file, self.vocab) if self._seen else pd.DataFrame(columns=['file', 'id', 'decision'])
+        seen = self._content()
+        df = read_decisions(self.file, self.vocab) if seen else pd.DataFrame(columns=['file', 'id', 'decision'])
         self._rows, self._keys, self._undo = df.fillna('').to_dict('records'), decision_keys(df, self.file), []
         self._theirs = len(df)   # rows from here on are ours
+        self._seen = seen   # last: what could not be read is not written over
 
 # %% ../nbs/27_clean.ipynb #cln00020
 @patch
@@ -120,18 +124,19 @@ def decisions(self:Cleaner) -> list[str]: # For each suspect: keep, exclude, a l
 # %% ../nbs/27_clean.ipynb #cln00022
 @patch
 def _save(self:Cleaner, rows):
-    "Write the file and wait until the disk has it; `FileChanged` if it is not what was last seen"
-    with _alone(self.file.parent), write_whole(self.file, overwrite=True) as part:
+    "Write the file and wait until the disk has it; what is in it now, or `FileChanged` if it is not what was last seen"
+    real = Path(os.path.realpath(self.file))   # a link stays a link
+    with _alone(real.parent), write_whole(real, overwrite=True) as part:
         if self._content() != self._seen:
             raise FileChanged(f"{self.file} was changed by another program or page: nothing was written; "
                               "reload() reads its decisions")
         rows = [o for i,o in enumerate(rows) if i < self._theirs or o['decision']]
         table = pd.DataFrame(rows, columns=[*dict.fromkeys(['file', 'id', 'decision', *chain(*rows)])], dtype=object)
-        table.to_csv(part, index=False, encoding='utf-8', errors='surrogateescape')
+        table.to_csv(part, index=False, encoding='utf-8', errors='surrogateescape', lineterminator='\r\n')
         with open(part, 'rb+') as f:
             new = f.read()
             os.fsync(f.fileno())
-    self._seen = new
+    return new
 
 # %% ../nbs/27_clean.ipynb #cln00023
 @patch
@@ -147,8 +152,8 @@ def _put(self:Cleaner, words, new=()):
     rows, keys = [*self._rows, *(self._row(*o) for o in new)], [*self._keys, *(k for _,k in new)]
     before = {k: r['decision'] for k,r in zip(keys, rows) if k in words}
     rows = [{**r, 'decision': words.get(k, r['decision'])} for k,r in zip(keys, rows)]
-    self._save(rows)
-    self._rows, self._keys = rows, keys
+    seen = self._save(rows)
+    self._rows, self._keys, self._seen = rows, keys, seen   # in this order: an interrupt between them ends in `FileChanged`
     return before
 
 # %% ../nbs/27_clean.ipynb #cln00025
@@ -335,19 +340,24 @@ def _undo(self:CleanerWidget):
 
 # %% ../nbs/27_clean.ipynb #cln00045
 @patch
+def _do(self:CleanerWidget, name):
+    "Do what a button is called; if somebody else decided in the meantime, bring the page up to date instead"
+    try:
+        if name in ('back', 'next'): return self.show(self.page + (1 if name == 'next' else -1))
+        if name == 'tick all': return self.ticked.update(self.shown) or self.show()
+        return self._undo() if name == 'undo' else self._decide(name)
+    except FileChanged:
+        self.cleaner.reload()
+        self.show()
+        return 'Somebody else decided in the meantime: the page is up to date again. Repeat your last decision.'
+
+@patch
 def act(self:CleanerWidget,
     name:str # Of a button
 ):
     "Do what a button is called; what goes wrong is shown below"
-    try:
-        if name in ('back', 'next'): said = self.show(self.page + (1 if name == 'next' else -1))
-        elif name == 'tick all': said = self.ticked.update(self.shown) or self.show()
-        else: said = self._undo() if name == 'undo' else self._decide(name)
-    except FileChanged:
-        self.cleaner.reload()
-        self.show()
-        said = 'Somebody else decided in the meantime: the page is up to date again. Repeat your last decision.'
-    except OSError as e: said = html.escape(f'not kept: {e}')
+    try: said = self._do(name)
+    except (OSError, ValueError) as e: said = html.escape(f'not kept: {e}')
     self.message.value = f'<div role="status">{said or ""}</div>'
 
 @patch

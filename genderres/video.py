@@ -235,7 +235,7 @@ def _leaves(
     speed # Of its middle, (x, y), in shares of the picture a second
 ):
     "Will a face near the border be out of the picture soon?"
-    half, (start, end) = (box[2:] - box[:2])/2, box.reshape(2, 2) + .12*speed
+    half, (start, end) = (box[2:] - box[:2])/2, box.reshape(2, 2) + .2*speed
     return bool(((start < half) & (speed < -.8*half) | (end > 1 - half) & (speed > .8*half)).any())
 
 @patch
@@ -244,6 +244,7 @@ def move(self:_Watch, i, seconds, box):
     o, place = self.people.setdefault(i, _Person(seconds)), box.reshape(2, 2).mean(0)
     step = _over(self.line, o.place, place) if self.line and o.place is not None else 0
     if step: o.over, o.crossed = o.over + step, seconds
+    if o.looks and not .8 < (box[3] - box[1])/o.tall < 1.25: o.trail.clear()   # the tracker took one face for another: no speed follows from that
     o.trail.append((seconds, place))
     while len(o.trail) > 1 and seconds - o.trail[1][0] >= .1: o.trail.pop(0)
     passed = seconds - o.trail[0][0]   # the longer, the less a trembling box matters

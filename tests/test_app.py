@@ -1,5 +1,5 @@
 "The page in a real browser, and what it refuses"
-import os, re, shutil, signal, socket, struct, subprocess, sys, time, urllib.error, urllib.request, zlib
+import json, os, re, shutil, signal, socket, struct, subprocess, sys, time, urllib.error, urllib.request, zlib
 import genderres.cli, numpy as np, pandas as pd, pytest
 from pathlib import Path
 from PIL import Image
@@ -190,6 +190,10 @@ def test_clean(visit, tmp_path, request):
     process.kill()
     process.wait()
     assert written(file) == known
+    for _ in range(100):
+        if not [*(tmp_path/'tmp').glob('genderres-*')]: break
+        time.sleep(.1)
+    else: raise AssertionError('uploads are still there')
     process, address = start(tmp_path, *options, code=no_review)
     request.addfinalizer(process.kill)
     page = visit(address)
@@ -200,6 +204,8 @@ def test_clean(visit, tmp_path, request):
     press(page, 'Undo (u)')
     page.wait_for_function("n => document.querySelector('#said').innerText.includes(`${n} of 208`)", arg=len(known) - 8)
     assert len(written(file)) == len(known) - 8
+    page.set_viewport_size(dict(width=320, height=700))
+    assert page.evaluate("() => [...document.querySelectorAll('#filters label')].every(o => o.getBoundingClientRect().right <= 320)")
     assert len([*photos.rglob('*.png')]) == 208
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0, (tmp_path/'said.txt').read_text()
@@ -266,6 +272,15 @@ def test_two_visitors(visit, site):
         texts.append(panel(o).locator('.prose table').inner_text())
     assert 'crowd 2' not in texts[0] and 'crowd 1' not in texts[1] and 'crowd 2' in texts[1]
 
+def test_a_page_left_open_for_a_day(site):
+    "Where the server has forgotten a visitor, they are told what to do"
+    post = lambda path, data: urllib.request.urlopen(urllib.request.Request(site[1] + 'gradio_api/' + path, json.dumps(data).encode(), {'Content-Type': 'application/json'}))
+    config = json.load(urllib.request.urlopen(site[1] + 'config'))
+    acts = [o['id'] for o in config['dependencies'] if len(o['inputs']) == 12]
+    post('queue/join', dict(data=[None, '', False, ''] + [False]*8, fn_index=acts[0], session_hash='yesterday'))
+    with urllib.request.urlopen(site[1] + 'gradio_api/queue/data?session_hash=yesterday', timeout=20) as said:
+        assert 'the page has forgotten where you were: load it again' in next(o for o in map(bytes.decode, said) if 'process_completed' in o)
+
 def test_uploads_are_gone(visit, site):
     "A page that was left open until its uploads were removed says so in a line"
     page = visit()
@@ -319,7 +334,8 @@ def test_axe(visit, site):
     upload(page, site[0]/'crowd 1.jpg')
     press(page, 'Judge')
     panel(page).locator('.prose table').wait_for()
-    for name in tabs['en']:
+    dark = visit(color_scheme='dark')
+    for page,name in [*((page, o) for o in tabs['en']), (dark, 'Evaluate')]:
         tab(page, name)
         page.wait_for_timeout(300)   # colours fade
         wrong = [o for o in Axe().run(page).response['violations'] if o['impact'] != 'minor' and o['id'] != 'nested-interactive']

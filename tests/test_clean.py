@@ -80,6 +80,43 @@ def test_what_cannot_be_written_is_not_decided(tmp_path, monkeypatch):
     assert [o.name for o in tmp_path.iterdir()] == ['decisions.csv']
     assert cleaner.undo() == [0]
 
+def test_an_interrupt_after_the_file_was_written(tmp_path, monkeypatch):
+    "What it says is not written over"
+    cleaner, save = Cleaner(tmp_path/'decisions.csv', found(4)), Cleaner._save
+    def interrupted(self, rows):
+        save(self, rows)
+        raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(Cleaner, '_save', interrupted)
+        with pytest.raises(KeyboardInterrupt): cleaner.decide(0, 'keep')
+    with pytest.raises(FileChanged): cleaner.decide(1, 'keep')
+    cleaner.reload()
+    cleaner.decide(1, 'exclude')
+    assert Cleaner(tmp_path/'decisions.csv', found(4)).decisions == ['keep', 'exclude', '', '']
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path/'shared').mkdir()
+    try: (tmp_path/'decisions.csv').symlink_to(tmp_path/'shared'/'real.csv')
+    except OSError: pytest.skip('this system makes no links')
+    cleaner = Cleaner(tmp_path/'decisions.csv', found(2, tmp_path))
+    for i in range(2): cleaner.decide(i, 'keep')
+    assert (tmp_path/'decisions.csv').is_symlink() and len(pd.read_csv(tmp_path/'shared'/'real.csv')) == 2
+    assert Cleaner(tmp_path/'decisions.csv', found(2, tmp_path)).decisions == ['keep', 'keep']
+
+def test_where_nothing_can_be_written_it_says_so_at_the_start(tmp_path):
+    with pytest.raises(FileNotFoundError, match='make it first'): Cleaner(tmp_path/'nowhere'/'decisions.csv', found(2))
+    (tmp_path/'folder.csv').mkdir()
+    with pytest.raises(IsADirectoryError, match='is a folder'): Cleaner(tmp_path/'folder.csv', found(2))
+    for o in (dict(found='photos'), dict(checked=found(2))):
+        with pytest.raises(ValueError, match='give the table from'): suspects(**o)
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows allows no such name')
+def test_a_carriage_return_in_a_name(tmp_path):
+    table = found(2, tmp_path).assign(file=[str(tmp_path/'a\rb.jpg'), str(tmp_path/'c\nd.jpg')], id='')
+    cleaner = Cleaner(tmp_path/'decisions.csv', table)
+    cleaner.decide([0, 1], 'keep')
+    assert Cleaner(tmp_path/'decisions.csv', table).decisions == ['keep', 'keep']
+
 def test_awkward_files(awkward, tmp_path):
     "Whatever a file is called, its decision is found again, and nothing is moved or changed"
     path, known = awkward
@@ -152,6 +189,14 @@ def test_the_widget_says_what_goes_wrong(widget, tmp_path):
     shutil.rmtree(tmp_path)
     widget.act('keep')
     assert 'not kept' in widget.message.value or 'Somebody else' in widget.message.value
+
+def test_a_file_that_was_broken_is_not_written_over(widget, tmp_path):
+    widget.act('keep')
+    broken = 'file;decision\n1;2;3;4\n'
+    (tmp_path/'decisions.csv').write_text(broken)
+    for _ in range(2):
+        widget.act('exclude')
+        assert 'not kept' in widget.message.value and (tmp_path/'decisions.csv').read_text() == broken
 
 def test_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'ipywidgets', None)

@@ -84,6 +84,8 @@ def test_another_one_comes_in_where_somebody_leaves(monkeypatch):
     assert watched(monkeypatch, out + came) == 2
     assert watched(monkeypatch, out + [(max(x, 0), 123, x + 24, 158) for x in range(26, -14, -8)]) == 1
     assert watched(monkeypatch, out + out[::-1]) == 1   # turns round in time
+    out = [(x, 124, x + 24, 158) for x in range(241, 40, -25)]   # between two looks, without a miss
+    assert watched(monkeypatch, out + [(0, 146, 29, 219), (0, 146, 55, 219), (25, 146, 80, 219), (50, 146, 105, 219)], .12) == 2
 
 def test_who_turns_at_once_stops_or_was_hidden_is_one_person(monkeypatch):
     "The tracker expects them elsewhere; somebody of another size, or from another side, is another person"
