@@ -265,7 +265,6 @@ def _layout(self:CleanerWidget):
     "All parts, from top to bottom; they wrap where the window is narrow"
     w, wrap = self._w, dict(layout=self._w.Layout(flex_flow='row wrap', align_items='center'))
     keys = ', '.join(f'<b>{k}</b> {v}' for k,v in self.shortcuts.items())
-    bar = w.Box([*self.buttons.values()], **wrap)
     rows = [self.label, self.todo, self.status], [*self.buttons.values()], [self.keys, w.HTML(keys)]
     tiles = w.Box(self.tiles, layout=w.Layout(flex_flow='row wrap', align_items='flex-start'))
     return w.VBox([*(w.Box(o, **wrap) for o in rows), self.message, tiles])
