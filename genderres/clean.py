@@ -82,7 +82,7 @@ class Cleaner:
         found:pd.DataFrame=None, # From `review_labels`
         checked:pd.DataFrame=None # From `check_images`
     ):
-        self.file, self.table = Path(file), suspects(found, checked)
+        self.file, self.table = Path(os.path.abspath(file)), suspects(found, checked)
         if self.file.suffix.lower() != '.csv': raise ValueError(f"{file}: the name of a file of decisions ends in .csv")
         check_output(file, overwrite=True)
         labels = [o[c] for o in (found, checked) if o is not None for c in ('label', 'suggestion') if c in o]

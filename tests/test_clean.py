@@ -94,6 +94,15 @@ def test_an_interrupt_after_the_file_was_written(tmp_path, monkeypatch):
     cleaner.decide(1, 'exclude')
     assert Cleaner(tmp_path/'decisions.csv', found(4)).decisions == ['keep', 'exclude', '', '']
 
+def test_another_folder_becomes_the_current_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cleaner = Cleaner('decisions.csv', found(2))
+    cleaner.decide(0, 'keep')
+    (tmp_path/'elsewhere').mkdir()
+    monkeypatch.chdir(tmp_path/'elsewhere')
+    cleaner.decide(1, 'keep')
+    assert len(pd.read_csv(tmp_path/'decisions.csv')) == 2 and not [*(tmp_path/'elsewhere').iterdir()]
+
 def test_a_link_stays_a_link(tmp_path):
     (tmp_path/'shared').mkdir()
     try: (tmp_path/'decisions.csv').symlink_to(tmp_path/'shared'/'real.csv')
