@@ -28,7 +28,8 @@ def _from_check(
     checked = checked.reset_index(drop=True)
     harmless = 1 - checked.odd.str.split(', ').explode().map(_doubts).fillna(0)
     well = harmless.groupby(level=0).prod()
-    odd = checked.assign(well=well, suggestion='', why=checked.odd + ': ' + checked.detail)
+    why = checked.odd.where(checked.odd == checked.detail, checked.odd + ': ' + checked.detail)
+    odd = checked.assign(well=well, suggestion='', why=why)
     return odd.loc[well < 1, ['file', 'label', 'suggestion', 'why', 'id', 'well']]
 
 # %% ../nbs/27_clean.ipynb #cln00009

@@ -33,6 +33,7 @@ def _loss_figure(learn):
     "Training loss of each batch and validation loss of each epoch"
     fig, ax = plt.subplots(figsize=(6, 3.5))
     learn.recorder.plot_loss(skip_start=0, ax=ax)
+    ax.lines[-1].set_marker('o')   # a line through one epoch cannot be seen
     ax.set(xlabel='batch', ylabel='cross entropy (log scale)', yscale='log', title='Loss')
     return fig
 

@@ -210,3 +210,7 @@ def test_a_file_that_was_broken_is_not_written_over(widget, tmp_path):
 def test_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'ipywidgets', None)
     with pytest.raises(ImportError, match=r"the widget needs ipywidgets: `pip install 'genderres\[review\]'`"): review_widget(found(2), tmp_path/'a.csv')
+
+def test_a_reason_is_said_once(photos):
+    (photos/'men'/'letter.jpg').write_text('a letter')
+    assert suspects(checked=check_images(photos, verbose=False)).set_index('file').why[str(photos/'men'/'letter.jpg')] == 'not an image'
