@@ -1,5 +1,5 @@
-"The pictures of the page in the docs: drawn people, and the classifier that the tutorial on counting trains"
-import io, shutil, sys, tempfile
+"The pictures of the page in the docs, of drawn people: python benchmarks/app_pictures.py MODEL, the classifier that the tutorial on counting trains"
+import argparse, io, shutil, tempfile
 from pathlib import Path
 import numpy as np
 from PIL import Image
@@ -82,4 +82,7 @@ def main(model):
         keep(page, 'narrow', 360)
         browser.close()
 
-if __name__ == '__main__': main(sys.argv[1])
+if __name__ == '__main__':
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument('model', type=Path, help='a classifier of faces, .safetensors')
+    main(p.parse_args().model)

@@ -11,7 +11,7 @@ def test_demo_leaves_what_it_promises(tmp_path, capsys):
     out = tmp_path/'out'
     for _ in range(2): demo(out, n=60)   # a second run replaces the first
     names = {o.name for o in out.iterdir()}
-    assert names == {'portraits.png', 'loss.png', 'learning_rate.png', 'confusion_matrix.png', 'top_losses.png', 'top_losses.csv', 'epochs.csv', 'scores.csv'}
+    assert names == {'portraits.png', 'report.html', 'loss.png', 'learning_rate.png', 'confusion_matrix.png', 'top_losses.png', 'top_losses.csv', 'epochs.csv', 'scores.csv'}
     text = capsys.readouterr().out
     assert str(out) in text and 'of 12)' in text and 'presented gender' in text
     top, scores = pd.read_csv(out/'top_losses.csv'), pd.read_csv(out/'scores.csv', index_col=0)
