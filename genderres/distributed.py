@@ -115,7 +115,10 @@ class KeepEpochs(Callback):
 def _share(learn, n):
     "Divide each batch among `n` processes, and features too"
     for o in learn.dls.loaders: o.bs = max(2, o.bs//n)
-    if learn.rapid: learn.rapid = _SharedRapid(learn.rapid.views, from_rank0(lambda: learn.rapid.dtype))
+    if not learn.rapid: return
+    dtype, last = from_rank0(lambda: (learn.rapid.dtype, hasattr(learn, 'channels_last')))
+    learn.rapid = _SharedRapid(learn.rapid.views, dtype)
+    if not last: learn.to_contiguous()
 
 @delegates(gender_learner, but=['dls', 'lr'])
 def distributed_experiment(
@@ -131,7 +134,7 @@ def distributed_experiment(
         set_seed(seed)
         dls.train.rng.seed(seed)
         learn = gender_learner(dls, weights=weights, **kwargs)
-        if rapid: learn.to_rapid()
+        if rapid: learn.to_rapid(dtype=torch.float32 if rank_distrib() else None)   # the first process measures, `_share` tells the others
         job = [*zip(dls.photos.id, dls.photos.label, dls.photos.split)], dls.train.bs, n, epochs, lr, weights, seed, rapid, learn.arch, learn.head
         learn.add_cb(keep := KeepEpochs(checkpoint, hashlib.sha256(str(job).encode()).hexdigest()))
         keep.load()

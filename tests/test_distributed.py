@@ -1,9 +1,10 @@
 "Two processes train as one does, and continue after a kill"
 import json, os, signal, sys, time
-import pytest
+import pytest, torch
 pytest.importorskip('accelerate')
 from functools import partial
 from fastai.vision.all import Callback, rank_distrib
+from genderres import features
 from genderres.cli import app
 from genderres.data import gender_dls
 from genderres.distributed import distributed_experiment, in_processes
@@ -41,6 +42,17 @@ def test_killed_and_continued(tmp_path):
     assert values[-1][-1] == pytest.approx(scores.share['accuracy'])   # the metric is of all ranks
     low, high = one.scores().loc['accuracy', ['low', 'high']]
     assert scores.n['accuracy'] == len(one.targs) and low <= scores.share['accuracy'] <= high
+
+def measured_apart(*args, **kwargs):
+    "As `distributed_experiment`, where each process measures another layout as the fastest"
+    layout = [torch.contiguous_format, torch.channels_last][rank_distrib()]
+    features.fastest_precision = lambda *args: (torch.float32, layout)
+    return distributed_experiment(*args, **kwargs)
+
+def test_all_processes_use_the_layout_of_the_first(tmp_path):
+    make_dls = partial(gender_dls, sample_portraits(tmp_path/'photos', n=40, size=32), size=32, bs=8, num_workers=0)
+    scores, values, photos = in_processes(2, measured_apart, make_dls, facts, tmp_path/'last.pth', epochs=1, arch='resnet18', rapid=True)
+    assert scores.n['accuracy'] == (photos.split == 'valid').sum()
 
 def test_at_the_shell(tmp_path):
     sample_portraits(tmp_path/'photos', n=40, size=64)
