@@ -20,7 +20,7 @@ slow: install
 	$(BIN)/nbdev-test nbs --timing --flags slow
 
 outputs: install
-	PYTHONWARNINGS=ignore $(BIN)/python -m nbconvert --to notebook --execute --inplace nbs/[0-9]*.ipynb nbs/tutorials/*.ipynb nbs/explanations/*.ipynb nbs/index.ipynb
+	PYTHONWARNINGS=ignore $(BIN)/python -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.iopub_timeout=60 nbs/[0-9]*.ipynb nbs/tutorials/*.ipynb nbs/explanations/*.ipynb nbs/index.ipynb
 	$(MAKE) prepare
 
 prepare: install

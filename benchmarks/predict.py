@@ -4,9 +4,11 @@ FOLDER holds a folder of photos for each class; `--drawn SIDE` draws square port
 photos; the others are answered by plain fastai with the same weights (`learn.predict` on each photo, on the first 100 only, and `learn.get_preds` with a `test_dl`) and by this library, all in turn, in one process,
 `--turns` times. Seconds run from file names to answers, decoding included. Each row of benchmarks/results/predict.csv is the median of the turns; JSON with the ratios is printed.
 
+`to_rapid` calls `keep_memory`, which makes plain fastai in the same process faster as well, so the ratios are on the safe side.
+
 The last way is no way to an answer: the network alone, on noise, so that `limit` says how near its forward pass comes to the machine's matrix products.
 
-`limit` is the share that the network's arithmetic alone would take, at the rate of this machine's matrix products in the same precision (int8: in float32); `decode` is what decoding alone would. `memory` is the
+`limit` is the share that the network's arithmetic alone would take, at the rate of this machine's matrix products in the same precision; `decode` is what decoding alone would. `memory` is the
 most that the process held while answering, in MB, the other classifiers among it.
 """
 import argparse, json, tempfile, time, warnings

@@ -1,6 +1,6 @@
 """Ray Data against plain `predict`, and memory over many photos: python benchmarks/scale.py [--many 100000]
 
-All on this machine, a thread for each worker. `predict` is `predict_to_file` of the ready classifier on whole photos, and `read`
+All on this machine, a thread for each worker. `predict` is `predict_to_file` of the ready classifier on whole photos, with so many threads, and `read`
 decodes and resizes them on one thread. `ray` is `predict_dataset` with so many workers on the same photos, the start of the workers
 included; `start` is that of eight photos, nearly all of it the start. `lost` is the number of photos without their row, `different`
 of rows that are not those of `predict` to the last digit.
@@ -11,13 +11,14 @@ the run. `bytes` is the mean size of a photo or, for `many`, of a row of answers
 import argparse, os, tempfile, threading, time
 os.environ.update(OMP_NUM_THREADS='1', RAY_USAGE_STATS_ENABLED='0', RAY_worker_niceness='0')   # as plain predict
 from pathlib import Path
-import numpy as np, pandas as pd, psutil, ray
+import numpy as np, pandas as pd, psutil, ray, torch
 from fastai.vision.all import resnet18, set_seed
 import genderres.export   # noqa: F401, gives the classifier `to_onnx`
 from genderres.classifier import GenderClassifier   # noqa: F401
 from genderres.data import gender_dls
 from genderres.learner import gender_learner
 from genderres.portraits import sample_portraits
+from genderres.files import keep_memory
 from genderres.predict import predict_to_file
 from genderres.ready import ReadyClassifier
 from genderres.scale import predict_dataset
@@ -61,9 +62,12 @@ def main(tmp, n, many, out):
     files = [*sample_portraits(tmp/'drawn', n=100, size=768).glob('*/*')]
     photos = copies(tmp/'photos', files, n)
     ray.init('local', num_cpus=2, include_dashboard=False, object_store_memory=400*2**20, log_to_driver=False, logging_level='ERROR', _temp_dir=str(tmp/'ray'))
+    keep_memory()   # as the command `genderres predict` and Ray's actors do
     clf = ReadyClassifier().with_faces('no')
-    add('predict', 1, n, timed(predict_to_file, clf, photos, tmp/'near.parquet'))
-    near = pd.read_parquet(tmp/'near.parquet')
+    for threads in (2, 1):
+        torch.set_num_threads(threads)
+        add('predict', threads, n, timed(predict_to_file, clf, photos, tmp/f'near{threads}.parquet'))
+    near = pd.read_parquet(tmp/'near1.parquet')
     start = time.time()
     for o in sorted(photos.iterdir()): clf.pixels(o)
     add('read', 1, n, time.time() - start, bytes=round(sum(o.stat().st_size for o in files)/len(files)))
@@ -84,7 +88,7 @@ def main(tmp, n, many, out):
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--photos', type=int, default=3000)
+    p.add_argument('--photos', type=int, default=6000)
     p.add_argument('--many', type=int, default=100_000)
     p.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'scale.csv')
     args = p.parse_args()

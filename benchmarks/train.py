@@ -1,19 +1,21 @@
 """How fast a validated model is trained, beside plain fastai: python benchmarks/train.py [--data FOLDER] [--hardware WORDS]
 
 FOLDER holds a folder of photos for each class; `--drawn SIDE` draws square portraits of so many pixels instead, since decoding rules with large photos. Plain fastai (`ImageDataLoaders`, `Resize` squished, `Flip`, `vision_learner`) and this library train the same ResNet34 on
-the same split, at the same size, with the same epochs and batch size, in turn, in one process; the seconds run from the folder of files to the accuracy on the
+the same split, at the same size, with the same epochs and batch size, in turn, each in a process of its own; the seconds run from the folder of files to the accuracy on the
 validation photos, so this library's check of all files is in its seconds. Each row of benchmarks/results/train.csv is one run; JSON with the ratios is printed. Modes: frozen
-(the head alone), unfrozen (the whole network), growing (the same, ours from photos of half the size).
+(the head alone), unfrozen (the whole network), growing (the same, ours from photos of half the size), stages (ours: the last two stages, plain fastai: the whole network).
 
-`limit` is the share that the arithmetic alone would take of the seconds, at the rate of this machine's matrix products in the same precision, and `decode` what decoding the photos once
+`limit` is the share that the arithmetic alone would take of the seconds, at the rate of this machine's matrix products in the same precision (`precision`; validation is never in int8), and `decode` what decoding the photos once
 would. `accuracy_float32` is that of the finished model in full precision. Memory is the most that process and loaders held at a time, in MB; on a GPU that of the GPU stands beside it.
 """
-import argparse, gc, json, os, tempfile, threading, time, warnings
+import argparse, json, os, tempfile, threading, time, warnings
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 import numpy as np, pandas as pd, psutil, torch
 from fastai.vision.all import Flip, ImageDataLoaders, Normalize, Resize, ResizeMethod, accuracy, imagenet_stats, resnet34, set_seed, vision_learner
 from torch.utils.flop_counter import FlopCounterMode
-from genderres.all import GrowSize, cache_photos, fastest_precision, gender_dls, gender_learner, photos_from_source, sample_portraits
+from genderres.all import GrowSize, cache_photos, gender_dls, gender_learner, photos_from_source, sample_portraits
 from genderres.stats import wilson
 from genderres.networks import build_network
 from genderres.reader import read_photo
@@ -35,7 +37,7 @@ def ours(rapid=None, cache=None):
         dls = gender_dls(table, size=args.size, bs=args.bs, num_workers=args.workers)
         if cache: cache_photos(dls, cache)
         learn = gender_learner(dls, resnet34, args.weights, head='fastai')
-        if mode != 'frozen': learn.unfreeze()
+        if mode != 'frozen': learn.unfreeze(stages=2 if mode == 'stages' else None)
         if rapid is not None: learn.to_rapid(args.views, **rapid)
         return learn, dict(cbs=GrowSize()) if mode == 'growing' else {}
     return make
@@ -45,6 +47,7 @@ def steps(mode, cache):
     res = [('fastai', fastai_plain)]
     if mode == 'frozen': res.append(('features once', ours(dict(dtype=torch.float32))))
     if mode == 'growing': res.append(('growing photos', ours()))
+    if mode == 'stages': res.append(('maps once', ours(dict(dtype=torch.float32))))
     return res + [('+ precision' if len(res) > 1 else 'precision', ours({})), ('+ cache, empty', ours({}, cache)), ('+ cache, filled', ours({}, cache))]
 
 class Peak:
@@ -67,9 +70,11 @@ class Peak:
         self.stop.set()
         self.thread.join()
 
-def run(make, table, args, mode, seed):
+def run(mode, cache, step, table, args, seed):
     "One row of results"
-    gc.collect()
+    warnings.simplefilter('ignore')
+    set_start_method(None, force=True)   # loaders start their workers as they do in any program
+    make = dict(steps(mode, cache))[step]
     set_seed(seed)
     with Peak() as peak:
         start = time.perf_counter()
@@ -82,14 +87,23 @@ def run(make, table, args, mode, seed):
                memory_gpu=torch.cuda.max_memory_allocated()/2**20 if torch.cuda.is_available() else 0)
     with learn.no_bar(), learn.no_logging(): preds, targs = learn.get_preds()
     row['accuracy_float32'] = float((preds.argmax(1) == targs).float().mean())
-    return row | dict(precision=str(rapid.dtype if rapid else torch.float32).removeprefix('torch.'), views=rapid.views if rapid and mode == 'frozen' else 0)
+    return row | dict(precision=str(rapid.precision if rapid else torch.float32).removeprefix('torch.'), views=rapid.views if rapid and mode in ('frozen', 'stages') else 0)
+
+def int8_seconds(n):
+    "Of a matrix product in eight-bit integers: the shortest of five"
+    a, best = torch.randint(-8, 8, (n, n), dtype=torch.int8), np.inf
+    for _ in range(5):
+        start = time.perf_counter()
+        torch._int_mm(a, a)
+        best = min(best, time.perf_counter() - start)
+    return best
 
 def machine(table, args):
     "Operations of a forward pass of one photo, of matrix products a second in each precision, and seconds to decode all photos once"
     device, res = 'cuda' if torch.cuda.is_available() else 'cpu', {}
     net = build_network(resnet34, 2, None)[0].eval().to(device)
     with FlopCounterMode(display=False) as count, torch.no_grad(): net(torch.zeros(1, 3, args.size, args.size, device=device))
-    for dtype in (torch.float32, fastest_precision(net, args.size)[0]):
+    for dtype in (torch.float32, torch.bfloat16, *[torch.float16]*(device == 'cuda')):
         a, best = torch.randn(2048, 2048, device=device).to(dtype), np.inf
         for _ in range(5):
             start = time.perf_counter()
@@ -97,14 +111,23 @@ def machine(table, args):
             if device == 'cuda': torch.cuda.synchronize()
             best = min(best, time.perf_counter() - start)
         res[str(dtype).removeprefix('torch.')] = 2*2048**3/best
+    if device == 'cpu': res['int8'] = 2*2048**3/int8_seconds(2048)
     some = table.file.sample(min(len(table), 200), random_state=0)
     start = time.perf_counter()
     for o in some: read_photo(o)
     return count.get_total_flops(), res, (time.perf_counter() - start)/len(some)*len(table)/max(args.workers or 1, 1)
 
-def operations(mode, step, row, forward, table, args):
-    "How many operations the network's work takes at least"
-    train, valid = ((table.split == o).sum()*forward for o in ('train', 'valid'))
+def first_layers(size):
+    "Operations of what is before the last two stages, for one photo"
+    with FlopCounterMode(display=False) as count, torch.no_grad(): build_network(resnet34, 2, None)[0][:6](torch.zeros(1, 3, size, size))
+    return count.get_total_flops()
+
+def operations(mode, step, row, forward, rates, table, args):
+    "How many operations the network's work takes at least, in the row's precision"
+    n, m = ((table.split == o).sum() for o in ('train', 'valid'))
+    train, valid = n*forward, m*forward
+    if mode == 'stages' and row['views']: return (row['views']*n + m)*(first := first_layers(args.size)) + args.epochs*(3*n + m)*(forward - first)
+    if row['precision'] == 'int8': valid *= rates['int8']/max(v for k,v in rates.items() if k != 'int8')   # validation is in floats
     if row['views']: return row['views']*train + valid
     share = np.mean(np.linspace(.5, 1, args.epochs)**2) if mode == 'growing' and step != 'fastai' else 1
     return args.epochs*((2 if mode == 'frozen' else 3)*share*train + valid)   # frozen fastai goes back through the body, too: it trains the batch norm
@@ -112,7 +135,7 @@ def operations(mode, step, row, forward, table, args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data', type=Path, default=Path('../shared/data/congress'))
-    parser.add_argument('--modes', nargs='+', default=['frozen', 'unfrozen', 'growing'], choices=['frozen', 'unfrozen', 'growing'])
+    parser.add_argument('--modes', nargs='+', default=['frozen', 'unfrozen', 'growing', 'stages'], choices=['frozen', 'unfrozen', 'growing', 'stages'])
     parser.add_argument('--seeds', nargs='+', type=int, default=[42, 43, 44])
     parser.add_argument('--photos', type=int, help='so many photos, drawn at random; default: all')
     parser.add_argument('--drawn', type=int, help='draw square portraits of so many pixels instead of FOLDER: 1,000, or --photos')
@@ -138,10 +161,11 @@ def main():
     for mode in args.modes:
         for seed in args.seeds:
             with tempfile.TemporaryDirectory() as cache:
-                for step,make in steps(mode, cache):
+                for step in dict(steps(mode, cache)):
                     if args.steps and step not in args.steps: continue
-                    row = run(make, table, args, mode, seed)
-                    limit = operations(mode, step, row, forward, table, args)/rates[row['precision']]
+                    with ProcessPoolExecutor(1, get_context('spawn')) as alone:   # to_rapid sets up its whole process
+                        row = alone.submit(run, mode, cache, step, table, args, seed).result()
+                    limit = operations(mode, step, row, forward, rates, table, args)/rates[row['precision']]
                     rows.append(dict(set=f'drawn, {args.drawn}' if args.drawn else args.data.name, photos=len(table), mode=mode, step=step, seed=seed, size=args.size, epochs=args.epochs, bs=args.bs) | row
                                 | dict(limit=limit/row['seconds'], decode=decode/row['seconds'], hardware=args.hardware))
                     print(pd.Series(rows[-1]).to_json(), flush=True)

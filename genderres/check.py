@@ -6,7 +6,7 @@ Docs: https://genderres.github.io/genderres/check.html.md"""
 
 # %% auto #0
 __all__ = ['examine_all', 'check_photos', 'read_decisions', 'decision_keys', 'match_decisions', 'apply_decisions',
-           'inspect_photos', 'torn_pairs', 'check_summary', 'check_images']
+           'inspect_photos', 'torn_pairs', 'check_summary', 'find_oddities', 'check_images']
 
 # %% ../nbs/05_check.ipynb #6ee6a524
 import warnings
@@ -328,20 +328,19 @@ def _warn_alike(labels):
 
 # %% ../nbs/05_check.ipynb #bc067adc
 def _common_folder(files):
-    "The deepest folder that holds all `files`"
-    return os.path.commonpath([str(Path(o).parent) for o in files]) if len(files) else ''
+    "The deepest folder that holds all `files`; empty if some are in a store and others on a disk"
+    try: return os.path.commonpath([str(Path(o).parent) for o in files]) if len(files) else ''
+    except ValueError: return ''
 
-@delegates(photos_from_source)
-def check_images(
-    source:str|Path|pd.DataFrame, # Folder of photos, CSV file, or table with a row for each photo
+def find_oddities(
+    photos:pd.DataFrame, # `file`, `label`, `split`, `problem`, `group`, from `photos_from_source`
     tiny:int=64, # Pixels: a photo with a shorter side is called tiny
     aspect:float=3., # A photo longer than this times its width, or the reverse, is called extreme
     verbose:bool=True, # Print a summary
-    examine:Callable=examine_all, near:Callable=near_pairs, # As in `inspect_photos`
-    **kwargs
-) -> pd.DataFrame: # A row for each file; to the columns of `inspect_photos` come `odd` (kinds) and `detail`
-    "Read every file completely and say what is odd about it; nothing is changed"
-    photos, thumbs, pairs = inspect_photos(photos_from_source(source, **kwargs), None, examine, near)
+    examine:Callable=examine_all, near:Callable=near_pairs # As in `inspect_photos`
+) -> pd.DataFrame: # As from `check_images`
+    "`check_images` of a table of photos"
+    photos, thumbs, pairs = inspect_photos(photos, None, examine, near)
     _warn_alike(photos.label)
     base = _common_folder(photos.file)
     short = pd.Series([os.path.relpath(o, base) for o in photos.file], photos.index, dtype=object)
@@ -350,3 +349,12 @@ def check_images(
     table.attrs.update(copies=len(pairs), torn=torn_pairs(table, pairs), torn_at_random=torn_pairs(_split_at_random(table), pairs))
     if verbose: print(check_summary(table))
     return table
+
+@delegates(photos_from_source)
+def check_images(
+    source:str|Path|pd.DataFrame, # Folder of photos, CSV file, or table with a row for each photo
+    tiny:int=64, aspect:float=3., verbose:bool=True, # As in `find_oddities`
+    **kwargs
+) -> pd.DataFrame: # A row for each file; to the columns of `inspect_photos` come `odd` (kinds) and `detail`
+    "Read every file completely and say what is odd about it; nothing is changed"
+    return find_oddities(photos_from_source(source, **kwargs), tiny, aspect, verbose)

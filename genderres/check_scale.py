@@ -8,15 +8,17 @@ Docs: https://genderres.github.io/genderres/check_scale.html.md"""
 __all__ = ['check_dataset']
 
 # %% ../nbs/46_check_scale.ipynb #cs000003
-import pickle
+import os, pickle
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 import numpy as np, pandas as pd
 from fastcore.meta import delegates
-from .check import check_images
+from .check import find_oddities
 from .duplicates import best_partners, find_in_block, fit_candidates, near_pairs, thumbnail
-from .reader import examine
-from .scale import check_nodes, connected, plain_data
+from .photos import photos_from_folder, photos_from_source
+from .reader import examine, is_address, not_fetched
+from .scale import check_fetched, check_nodes, connected, fetch, list_photos, plain_data
 
 # %% ../nbs/46_check_scale.ipynb #cs000011
 def _pieces(n, size): return [slice(i, i + size) for i in range(0, n, size)]
@@ -31,15 +33,28 @@ def _spread(
     rows = [dict(at=i, work=pickle.dumps(o)) for i,o in enumerate(work)]
     if not rows: return []
     with plain_data(ray):
-        done = ray.data.from_items(rows, override_num_blocks=min(len(rows), 1000)).map_batches(call, batch_size=1).take_all()
+        done = ray.data.from_items(rows, override_num_blocks=min(len(rows), 1000)).map_batches(call, batch_size=1, num_cpus=.9).take_all()   # beside actors of a run that just failed
     return [pickle.loads(o['done']) for o in sorted(done, key=lambda o: o['at'])]
 
 # %% ../nbs/46_check_scale.ipynb #cs000012
-def _examine(files): return [examine(o, thumbnail) for o in files]
+def _examine(files, options):
+    "Examine a piece; sixteen files in a store at a time"
+    rows = {o.file: o for o in list_photos(pd.DataFrame(dict(file=files), dtype=object), options).itertuples()}
+    one = lambda o: examine(o, thumbnail, (lambda o: fetch(rows[o], options)) if is_address(o) else None)
+    with ThreadPoolExecutor(16 if any(map(is_address, files)) else 1) as pool: found = [*pool.map(one, files)]
+    far = [(rows[o], facts['problem']) for o,(facts,_) in zip(files, found) if is_address(o)]
+    if far: check_fetched(*zip(*far), 'Try again when the store answers')
+    return found
 
-def _examine_far(ray, files, size=200):
-    "As `examine_all`, on the cluster"
-    return [o for done in _spread(ray, _examine, [files[o] for o in _pieces(len(files), size)]) for o in done]
+def _examine_far(ray, options, files, size=64):
+    "As `examine_all`, on the cluster; `OSError` if a node does not see a file that is here"
+    files = [o if is_address(o) else os.path.abspath(o) for o in files]   # a node has its own current folder
+    work = [files[o] for o in _pieces(len(files), size)]
+    found = [o for done in _spread(ray, partial(_examine, options=options), work) for o in done]
+    for file,(facts,_) in zip(files, found):
+        if facts['problem'] == 'no such file' and not is_address(file) and os.path.exists(file):
+            raise OSError(f"a node does not see {file}: put photos where all nodes see them, e.g. s3:// or a shared disk")
+    return found
 
 # %% ../nbs/46_check_scale.ipynb #cs000021
 def _compare(
@@ -71,15 +86,37 @@ def _fit_far(ray, thumbs, found, parts, size=256):
     work = [(thumbs[o.one], thumbs[o.two], o) for o in (found[p] for p in _pieces(len(found), size))]
     return np.concatenate([np.zeros(0), *_spread(ray, partial(_fit, parts=parts), work)])
 
+# %% ../nbs/46_check_scale.ipynb #8d34e85f
+class _Address(PurePosixPath):
+    "A folder in a store"
+    def __str__(self): return super().__str__().replace(':/', '://', 1)
+
+def _photos_in_store(address, options, **kwargs):
+    "As `photos_from_folder`; `ValueError` for what is no folder, and for options of other sources"
+    table = 'give a table with the columns file and label'
+    if said := [k for k,v in kwargs.items() if v is not None]: raise ValueError(f"{', '.join(said)}: not for a folder in a store: {table}")
+    listed = list_photos(address, options)
+    if address.lower().endswith('.csv') or (listed['at'] != listed.file).any(): raise ValueError(f"{address} is no folder of photos: {table}")
+    path = lambda o: PurePosixPath(o.partition('://')[2].strip('/'))
+    inside = [path(o).relative_to(path(address)) for o in listed.file]
+    folders = sorted({o for file in inside for o in file.parents[:-1]})
+    return photos_from_folder(_Address(address), lambda _: (inside, folders)).assign(file=listed.file)
+
 # %% ../nbs/46_check_scale.ipynb #cs000031
-@delegates(check_images, but=['source', 'examine', 'near'])
+@delegates(photos_from_source)
 def check_dataset(
-    source:str|Path|pd.DataFrame, # Photos, as for `check_images`, on a disk that all nodes see
+    source:str|Path|pd.DataFrame, # Folder, address of one, or table of photos; on a shared disk or in a store, so that all nodes see them
     address:str='local', # Of a Ray cluster, see `connected`
+    storage_options:dict=None, # For fsspec, as in pandas
+    tiny:int=64, aspect:float=3., verbose:bool=True, # As in `check_images`
     **kwargs
 ) -> pd.DataFrame: # As from `check_images`
     "`check_images` on a Ray cluster"
+    options = storage_options or {}
+    far = isinstance(source, str) and is_address(source)
+    photos = _photos_in_store(source, options, **kwargs) if far else photos_from_source(source, **kwargs)
+    photos = photos.assign(problem=photos.problem.replace(not_fetched, ''))   # here they are
     with connected(address) as ray:
         check_nodes(ray)
         near = partial(near_pairs, find=partial(_find_far, ray), fit=partial(_fit_far, ray))
-        return check_images(source, examine=partial(_examine_far, ray), near=near, **kwargs)
+        return find_oddities(photos, tiny, aspect, verbose, partial(_examine_far, ray, options), near)

@@ -15,7 +15,7 @@ import numpy as np
 from fastai.vision.all import *
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
-from .files import survives_fork, write_whole
+from .files import keep_memory, survives_fork, write_whole
 from .photos import presented
 from .data import CropOrWhole, ReadPhoto
 from .networks import build_network
@@ -271,6 +271,7 @@ def to_rapid(self:GenderClassifier,
 ) -> GenderClassifier: # Itself
     "From now on, `predict` computes in the precision and the layout that are fastest on this machine"
     self.to(self.device)
+    if self.device.type == 'cpu': keep_memory()
     size, layout = self.facts['size'], torch.channels_last
     if dtype is None: dtype, layout = fastest_precision(self.net, max(size), 8)
     x = torch.rand(batch_size, 3, *size, device=self.device).to(memory_format=layout)

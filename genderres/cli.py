@@ -665,4 +665,6 @@ def demo(out: Annotated[Path, typer.Argument(help="Folder for plots and tables."
 # %% ../nbs/50_cli.ipynb #192ec058
 def main():
     "The `genderres` command"
+    from genderres.files import keep_memory
+    keep_memory()
     app(prog_name='genderres')

@@ -8,7 +8,7 @@ Docs: https://genderres.github.io/genderres/export.html.md"""
 __all__ = ['compare']
 
 # %% ../nbs/33_export.ipynb #4ca5c2cf
-import json, logging, tempfile, warnings
+import json, tempfile, warnings
 from copy import deepcopy
 import numpy as np
 from fastai.vision.all import *
@@ -17,6 +17,7 @@ from .reader import PhotoProblem, read_photo
 from .photos import photos_from_source
 from .check import check_photos
 from .faces import read_face
+from .precision import need_onnx, onnx_network, quantise
 from .predict import Classifier, OnnxClassifier, expand_inputs, normalise, photo_source, unsure
 from .classifier import GenderClassifier, photo_numbers
 from .evaluate import evaluate, seen_in_training
@@ -31,12 +32,7 @@ def _onnx_model(clf):
     "The network of a classifier in ONNX"
     model = deepcopy(clf.model).cpu().to(memory_format=torch.contiguous_format)
     if isinstance(model[1][0], AdaptiveConcatPool2d): model[1][0] = _ConcatPool()
-    x = torch.zeros(2, 3, *clf.facts['size'])
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        prog = torch.onnx.export(model, (x,), input_names=['photos'], output_names=['logits'], opset_version=23, dynamo=True,
-                                 dynamic_shapes=({0: torch.export.Dim('n')},), verbose=False)
-    return prog.model_proto
+    return onnx_network(model, clf.facts['size'])
 
 # %% ../nbs/33_export.ipynb #1837032c
 def _write_onnx(model, facts, file, overwrite):
@@ -96,11 +92,6 @@ def _with_pixels(model, facts):
     model.graph.output.append(logits)
     return model
 
-# %% ../nbs/33_export.ipynb #4c6cadc8
-def _need_onnx():
-    "`ImportError` if a package of the extra is missing"
-    for o in ('onnx', 'onnxruntime', 'onnxscript'): need(o, 'onnx', 'the export')
-
 # %% ../nbs/33_export.ipynb #d0780de3
 def _finish(clf, model, file, facts, pixels, overwrite):
     "Write the model of `clf`, which takes pixels if that is asked for"
@@ -116,7 +107,7 @@ def to_onnx(self:GenderClassifier,
     pixels:bool=False # Take pixels as they come, and give labels: see above
 ) -> OnnxClassifier: # The exported classifier, read back from `file`
     "Export to ONNX"
-    _need_onnx()
+    need_onnx('the export')
     check_output(file, overwrite)
     return _finish(self, _onnx_model(self), file, self.facts, pixels, overwrite)
 
@@ -157,60 +148,6 @@ def _batches(clf, photos):
     some = np.random.default_rng(0).permutation(seen)[:256]
     return [np.stack([clf.pixels(o) for o in part]) for part in np.array_split(some, max(1, len(some)//32))]
 
-# %% ../nbs/33_export.ipynb #d1de5574
-def _with_extremes(model):
-    "`model` with the least and the largest value of each activation, for each photo, among its outputs; their names"
-    onnx, model = need('onnx', 'onnx'), deepcopy(model)
-    make, g = onnx.helper, model.graph
-    made = {o for n in g.node for o in n.output}
-    names = ['photos', *(o.name for o in g.value_info if o.name in made and o.type.tensor_type.elem_type == 1)]
-    g.initializer.append(onnx.numpy_helper.from_array(np.array([1]), 'extreme_axis'))
-    for o in names:
-        g.node.append(make.make_node('Flatten', [o], [f'{o}_flat'], axis=1))
-        for k in ('Min', 'Max'):
-            g.node.append(make.make_node(f'Reduce{k}', [f'{o}_flat', 'extreme_axis'], [f'{o}_{k}'], keepdims=0))
-            g.output.append(make.make_tensor_value_info(f'{o}_{k}', 1, None))
-    return model, names
-
-# %% ../nbs/33_export.ipynb #d821a84d
-def _range(low, high):
-    "What covers the values of nine photos of ten; `low` and `high` (n,) are the extremes of each"
-    return dict(rmin=np.float32(min(np.quantile(low, .1), 0)), rmax=np.float32(max(np.quantile(high, .9), 1e-6)))
-
-# %% ../nbs/33_export.ipynb #a3152503
-def _ranges(model, batches, facts):
-    "The range of each activation of an ONNX model, from `batches` of pixels"
-    model, names = _with_extremes(model)
-    rt = need('onnxruntime', 'onnx')
-    session = rt.InferenceSession(model.SerializeToString(), providers=['CPUExecutionProvider'])
-    asked = [f'{o}_{k}' for o in names for k in ('Min', 'Max')]
-    values = [np.concatenate(o) for o in zip(*(session.run(asked, dict(photos=normalise(o, facts))) for o in batches))]
-    return {o: [_range(low, high)] for o,low,high in zip(names, values[::2], values[1::2])}
-
-# %% ../nbs/33_export.ipynb #73b52613
-def _quantise(model, batches, facts):
-    "The int8 form of an ONNX model; `batches` of pixels set the ranges"
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-    import onnx
-    class One(CalibrationDataReader):
-        inputs = iter([dict(photos=normalise(batches[0][:1], facts))])
-        def get_next(self): return next(self.inputs, None)
-    logging.disable(logging.WARNING)   # one for each weight without channels
-    try:
-        with tempfile.TemporaryDirectory() as tmp:
-            full, clean, small = (Path(tmp)/f'{o}.onnx' for o in ('full', 'clean', 'int8'))
-            onnx.save(model, full)
-            quant_pre_process(full, clean, skip_symbolic_shape=True)
-            nodes = (loaded := onnx.load(clean)).graph.node
-            last = max(i for i,o in enumerate(nodes) if o.op_type == 'Conv')
-            kept = [o.name for o in nodes[last+1:]]
-            quantize_static(clean, small, One(), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
-                            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, nodes_to_exclude=kept,
-                            extra_options=dict(TensorQuantOverrides=_ranges(loaded, batches, facts)))
-            return onnx.load(small)
-    finally: logging.disable(logging.NOTSET)
-
 # %% ../nbs/33_export.ipynb #c745c1e9
 def _right(clf, source, kwargs):
     "How many photos that were not trained on `clf` gets right, and how many there are"
@@ -230,11 +167,11 @@ def to_int8(self:GenderClassifier,
     **kwargs
 ) -> OnnxClassifier: # With both figures among the facts, under `int8`
     "Export to ONNX with eight-bit weights and activations, if that costs next to nothing; `ValueError` otherwise"
-    _need_onnx()
+    need_onnx('the export')
     check_output(file, overwrite)
     photos = check_photos(photos_from_source(source, **kwargs))
     batches, full = _batches(self, photos[photos.usable]), _onnx_model(self)
-    small = _quantise(full, batches, self.facts)
+    small = quantise(full, (normalise(o, self.facts) for o in batches))
     with tempfile.TemporaryDirectory() as tmp:
         clfs = [_write_onnx(model, self.facts, Path(tmp)/name, False) for model,name in ((full, 'a.onnx'), (small, 'b.onnx'))]
         (before, n), (after, _) = (_right(o, source, kwargs) for o in clfs)

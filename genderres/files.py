@@ -6,13 +6,13 @@ Docs: https://genderres.github.io/genderres/files.html.md"""
 
 # %% auto #0
 __all__ = ['check_output', 'write_whole', 'need', 'table_format', 'write_tables', 'relative_names', 'usable_cores', 'in_threads',
-           'survives_fork', 'PlainLog']
+           'survives_fork', 'keep_memory', 'trim_memory', 'PlainLog']
 
 # %% ../nbs/00_files.ipynb #ce984090
-import errno, importlib, os, re, tempfile, time
+import ctypes, errno, importlib, os, re, tempfile, time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from types import ModuleType
@@ -151,6 +151,18 @@ def survives_fork(
         if os.getpid() == _pid: return f(*args, **kwargs)
         with ThreadPoolExecutor(1) as pool: return pool.submit(f, *args, **kwargs).result()
     return run
+
+# %% ../nbs/00_files.ipynb #00301cf2
+def keep_memory():
+    "From now on, glibc's `malloc` takes large pieces from its own heap, and gives back only what is free beyond 2 GB; no effect elsewhere"
+    try: mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError): return   # another C library
+    for name,value in ((-4, 0), (-1, 2**31 - 1)): mallopt(name, value)   # M_MMAP_MAX, M_TRIM_THRESHOLD
+
+# %% ../nbs/00_files.ipynb #c7450d5d
+def trim_memory():
+    "Have glibc's `malloc` give back to the system all that is free now; no effect elsewhere"
+    with suppress(AttributeError, OSError, TypeError): ctypes.CDLL(None).malloc_trim(0)
 
 # %% ../nbs/00_files.ipynb #plainlog
 _blocks = re.compile(r'\s*\|[█▉▊▋▌▍▎▏#X\d -]*\|\s*')   # as fastprogress and tqdm draw them

@@ -13,7 +13,7 @@ __all__ = ['presented', 'as_words', 'split_word', 'own_results', 'check_results'
 import codecs, os, re, unicodedata, warnings
 from collections.abc import Callable, Iterable
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePath
 import numpy as np, pandas as pd
 from PIL import Image
 from fastcore.basics import first
@@ -211,10 +211,11 @@ _is_result = 'result of a training or sorting'
 
 # %% ../nbs/03_photos.ipynb #9c439388
 def photos_from_folder(
-    path:str|Path # Folder with a folder for each class, or `train`, `valid`, `test` with these inside, or inside these
+    path:str|Path, # Folder with a folder for each class, or `train`, `valid`, `test` with these inside, or inside these
+    walk:Callable=walk # What lists the folder; another may list one in a store
 ) -> pd.DataFrame: # `file`, `label`, `split`, `problem`, `group`; a row for every file that is not hidden
     "Photos labelled by their folder; `ValueError` without class folders, with an empty one, or where the layout is doubtful"
-    path = Path(path)
+    path = path if isinstance(path, PurePath) else Path(path)
     every, folders = walk(path)
     files, folders = _without_results(every, folders)
     if not folders: raise ValueError(f"{path} has no class folders: expected e.g. {path/'men'} and {path/'women'}, "
@@ -348,7 +349,8 @@ def listed_path(
     name:str, # Of a file, as a table says it
     path:str|Path # Folder it starts from
 ) -> str:
-    "The path of a listed file; a backslash parts folders, as on Windows, if the name is not found as it is"
+    "The path of a listed file; a backslash parts folders, as on Windows, if the name is not found as it is; an address stays"
+    if is_address(name): return name
     whole = Path(path)/name
     return str(whole if '\\' not in name or os.path.exists(whole) else Path(path)/name.replace('\\', '/'))
 

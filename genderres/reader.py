@@ -277,16 +277,17 @@ def _lies_on_its_side(im):
 # %% ../nbs/02_reader.ipynb #a7472785
 def examine(
     file:str|Path, # Path of a file
-    then:Callable=None # What to make of the photo while it counts as in work, e.g. a thumbnail; default: nothing
+    then:Callable=None, # What to make of the photo while it counts as in work, e.g. a thumbnail; default: nothing
+    load:Callable=None # Gives the content of `file`, as bytes, where it is no path
 ) -> tuple[dict, Image.Image|None]: # Facts, as in the table of photos; the photo (a JPEG shrunk), or what `then` returns
     "Read and decode `file` completely; `problem` says in a few words why it cannot be used as a photo"
     facts = dict(problem='', width=0, height=0, format='', bytes=0, id='')
     try:
         with in_few_words():
-            check_file(file)
-            with open(file, 'rb') as f:
+            if load is None: check_file(file)
+            with open(file, 'rb') if load is None else io.BytesIO(load(file)) as f:
                 im = open_image(f)
-                facts.update(format=im.format, width=im.width, height=im.height, bytes=os.fstat(f.fileno()).st_size)
+                facts.update(format=im.format, width=im.width, height=im.height, bytes=f.seek(0, os.SEEK_END))
                 small = _decode(im, 64, then)
                 if _lies_on_its_side(im): facts.update(width=facts['height'], height=facts['width'])
                 return {**facts, 'id': _content_id(f)}, small

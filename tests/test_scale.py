@@ -2,9 +2,12 @@
 import io, json, os, signal, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 import numpy as np, pandas as pd, psutil, pytest
+from PIL import Image, ImageOps
 ray, moto = pytest.importorskip('ray'), pytest.importorskip('moto.server')
 pytest.importorskip('s3fs')
-import fsspec, genderres.scale, fsspec.implementations.memory
+import fsspec, genderres.check_scale, genderres.scale, fsspec.implementations.memory
+from genderres.check import check_images
+from genderres.check_scale import check_dataset
 from genderres.cli import app
 from genderres.portraits import draw_portrait
 from genderres.predict import OnnxClassifier
@@ -95,9 +98,16 @@ def test_store_fails_stalls_and_throttles(cluster, store, untrained):
     near.loc[files.index('06.jpg'), 'problem'] = 'no permission to read it'
     same(far, near)
 
+def actors():
+    "Those that read and judge, on all nodes"
+    for o in psutil.Process().children(recursive=True):
+        try:
+            if 'MapWorker' in ' '.join(o.cmdline()): yield o
+        except psutil.Error: pass   # it has just ended
+
 def test_killed_in_the_middle(cluster, store, untrained, tmp_path):
     faulty, options = store
-    content = fill(options, [f'{i:03}.jpg' for i in range(96)], 'many')
+    content = fill(options, [f'{i:03}.jpg' for i in range(256)], 'many')
     faulty.faults = lambda method, path, n: .8 if method == 'GET' and path.endswith('.jpg') else None
     other = cluster.add_node(**node)
     cluster.wait_for_nodes()
@@ -106,16 +116,41 @@ def test_killed_in_the_middle(cluster, store, untrained, tmp_path):
         "A node with its workers, and then one worker of those left, after the first answers"
         while not [*(tmp_path/'out'/'_manifest').glob('*')]: time.sleep(.05)
         cluster.remove_node(other, allow_graceful=False)
-        judge = next(o for o in psutil.Process().children(recursive=True) if 'MapWorker' in ' '.join(o.cmdline()))
-        judge.send_signal(signal.SIGKILL)
+        next(actors()).send_signal(signal.SIGKILL)
         killed.append(len([*(tmp_path/'out'/'_manifest').glob('*')]))
     (t := threading.Thread(target=kill)).start()
     predict_dataset(untrained.with_suffix('.onnx'), 's3://many', tmp_path/'out', batch_size=8, rows=8, storage_options=options)
     t.join()
-    assert killed and killed[0] < 12, killed
+    assert killed and killed[0] < 32, killed
     far = answers(tmp_path/'out')
-    assert far.row.tolist() == [*range(96)]
+    assert far.row.tolist() == [*range(256)]
     same(far, OnnxClassifier(untrained.with_suffix('.onnx')).predict(content, batch_size=8))
+
+def test_check_while_a_node_dies(cluster, store, photos):
+    "Photos in a store, on nodes of which one is killed: the findings of one machine"
+    faulty, options = store
+    first = next(photos.glob('men/*'))
+    ImageOps.mirror(Image.open(first)).save(photos/'men'/'mirrored.png')
+    (photos/'women'/'equal.jpg').write_bytes(first.read_bytes())
+    (photos/'women'/'notes.txt').write_text('no photo')
+    near = check_images(photos, verbose=False)
+    s3 = fsspec.filesystem('s3', **options)
+    s3.call_s3('create_bucket', Bucket='checked')
+    for o in near.file: s3.call_s3('put_object', Bucket='checked', Key=f'set/{Path(o).relative_to(photos).as_posix()}', Body=Path(o).read_bytes())
+    faulty.faults = lambda method, path, n: .3 if method == 'GET' and path.startswith('/checked/set/') else None
+    other, killed = cluster.add_node(**node), []
+    cluster.wait_for_nodes()
+    def kill():
+        while sum(o[1].startswith('/checked/set/') for o in faulty.asked) < len(near) + 4: time.sleep(.05)   # each was put
+        cluster.remove_node(other, allow_graceful=False)
+        killed.append(True)
+    (t := threading.Thread(target=kill)).start()
+    far = check_dataset('s3://checked/set/', storage_options=options, verbose=False)
+    t.join()
+    assert killed and all(o.startswith('s3://checked/set/') for o in far.file)
+    pd.testing.assert_frame_equal(far.drop(columns='file'), near.drop(columns='file'))
+    assert far.attrs == near.attrs and near.attrs['copies']
+    with pytest.raises(ValueError, match='s3://checked has a single folder, set'): check_dataset('s3://checked', storage_options=options)
 
 def test_interrupted_at_the_shell(cluster, untrained, photos, tmp_path, monkeypatch):
     for o in (b'not utf8 \xff\xfe.jpg', b'new\nline.jpg'): Path(os.fsdecode(os.path.join(os.fsencode(photos), o))).write_bytes(jpeg(0))
@@ -135,6 +170,69 @@ def test_interrupted_at_the_shell(cluster, untrained, photos, tmp_path, monkeypa
     assert res['photos'] == 22 and all(o.stat().st_mtime_ns == t for o,t in done.items())
     same(answers(tmp_path/'out'), OnnxClassifier(untrained.with_suffix('.onnx')).predict(photos, batch_size=4))
     assert 'answers of another job' in CliRunner().invoke(app, [*args, '--abstain', '.9']).stderr
+
+def test_errors_end_the_run(cluster, untrained, photos, tmp_path, monkeypatch):
+    "An error of a reader in its own words, and a node whose current folder is another"
+    gone = pd.DataFrame(dict(file=[f'/none/{i}.jpg' for i in range(4)]))
+    with pytest.raises(OSError, match='has no folder /none: .*shared disk$') as e: predict_dataset(untrained, gone, tmp_path/'none', batch_size=2)
+    assert type(e.value) is OSError and 'UDF' not in str(e.value)
+    monkeypatch.chdir(photos.parent)
+    predict_dataset(untrained.with_suffix('.onnx'), photos.name, 'out', batch_size=8)
+    far = answers(tmp_path/'out')
+    assert far.file.str.startswith(photos.name).all()
+    same(far, OnnxClassifier(untrained.with_suffix('.onnx')).predict(photos, batch_size=8))
+    pd.testing.assert_frame_equal(check_dataset(photos.name, verbose=False), check_images(photos.name, verbose=False))
+
+def test_a_judge_says_what_is_wrong_when_it_is_called():
+    "Ray starts an actor whose constructor fails without end"
+    judge = genderres.scale._Judge(None, 'a.onnx', dict(genderres='9.9'), 'cpu')
+    with pytest.raises(RuntimeError, match='the machine that asks 9.9'): judge.clf
+
+class Few:
+    "What `_pools` asks of Ray, for a node of these resources"
+    def __init__(self, **has): self.has = has
+    def cluster_resources(self): return self.has
+    def nodes(self): return [dict(Alive=True, Resources=self.has), dict(Alive=False, Resources=dict(memory=2**40))]
+
+@pytest.mark.parametrize('gpus', [0, 1, 2, 8])
+def test_stages_fit_side_by_side(gpus):
+    "On one node, readers and judges leave room for one that writes"
+    for cpus in range(max(1, gpus), 65):
+        readers, judges = genderres.scale._pools(Few(CPU=cpus, GPU=gpus, memory=2**36), None)
+        used = readers['compute'].max_size*readers['num_cpus'] + judges['compute'].max_size*judges['num_cpus']
+        assert used + .05 <= cpus + 1e-9 and readers['memory'] == 2**29
+
+def test_more_workers_than_fit_and_little_memory():
+    with pytest.warns(UserWarning, match='5 workers, and the cluster has room for 2 now'):
+        readers, judges = genderres.scale._pools(Few(CPU=2, memory=2**28), 5)
+    assert readers['memory'] == 2**27 and readers['compute'].max_size == 2 and judges['compute'].max_size == 5
+
+class Keys(fsspec.AbstractFileSystem):
+    "A store with these keys, which gives none"
+    protocol = 'keys'
+    keys = 'men/', 'men/a.jpg', 'men/b.jpg', 'women/', 'women/a.jpg'
+    def find(self, path, **kwargs): return [f'{path}/{o}' for o in self.keys]
+    def cat_file(self, *args, **kwargs): raise OSError('SlowDown')
+
+@pytest.fixture
+def keys(monkeypatch):
+    fsspec.register_implementation('keys', Keys, clobber=True)
+    monkeypatch.setattr(genderres.scale, '_waits', ())
+
+def test_keys_that_mark_folders(keys):
+    assert [o.partition('photos/')[2] for o in list_photos('keys://photos').file] == ['men/a.jpg', 'men/b.jpg', 'women/a.jpg']
+
+def test_the_check_ends_if_the_store_fails(keys):
+    "And does not call each photo damaged"
+    files = list_photos('keys://photos').file.tolist()
+    with pytest.raises(OSError, match='not fetched: OSError: SlowDown. So it is with 3 photos. Try again'): genderres.check_scale._examine(files, {})
+
+def test_the_check_in_a_store_takes_folders(keys, monkeypatch):
+    with pytest.raises(ValueError, match='^label_func: not for a folder in a store: give a table'): check_dataset('keys://photos', label_func=str)
+    monkeypatch.setattr(Keys, 'keys', ())
+    fs = fsspec.filesystem('memory')
+    fs.pipe_file('/lists/a.csv', b'file\nb.jpg\n')
+    with pytest.raises(ValueError, match='memory://lists/a.csv is no folder of photos: give a table'): check_dataset('memory://lists/a.csv')
 
 def test_versions(cluster):
     with pytest.raises(RuntimeError, match='has genderres .*, and the machine that asks 9.9'): genderres.scale.check_nodes(ray, '9.9')
