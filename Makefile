@@ -1,5 +1,5 @@
 # make demo   draw portraits, train, show the errors        make test   everything CI checks
-# make slow   the heavy notebook cells too                  make prepare   after changing a notebook
+# make slow   the heavy cells and tests too                  make prepare   after changing a notebook
 # make outputs   run every cell and store what it shows
 # make lint   unused and undefined names                make docs   the site, with Quarto
 PYTHON ?= $(if $(filter Windows_NT,$(OS)),python,python3)
@@ -18,6 +18,7 @@ test: lint
 
 slow: install
 	$(BIN)/nbdev-test nbs --timing --flags slow
+	SLOW=1 $(BIN)/python -m pytest -q tests/test_scale.py
 
 outputs: install
 	PYTHONWARNINGS=ignore $(BIN)/python -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.iopub_timeout=60 nbs/[0-9]*.ipynb nbs/tutorials/*.ipynb nbs/explanations/*.ipynb nbs/index.ipynb

@@ -286,8 +286,10 @@ def examine(
         with in_few_words():
             if load is None: check_file(file)
             with open(file, 'rb') if load is None else io.BytesIO(load(file)) as f:
+                size = f.seek(0, os.SEEK_END)
+                f.seek(0)   # some formats are decoded from where the file stands
                 im = open_image(f)
-                facts.update(format=im.format, width=im.width, height=im.height, bytes=f.seek(0, os.SEEK_END))
+                facts.update(format=im.format, width=im.width, height=im.height, bytes=size)
                 small = _decode(im, 64, then)
                 if _lies_on_its_side(im): facts.update(width=facts['height'], height=facts['width'])
                 return {**facts, 'id': _content_id(f)}, small
