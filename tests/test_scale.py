@@ -106,6 +106,7 @@ def actors():
             if 'MapWorker' in ' '.join(o.cmdline()): yield o
         except psutil.Error: pass   # it has just ended
 
+@slow
 def test_killed_in_the_middle(cluster, store, untrained, tmp_path):
     faulty, options = store
     content = fill(options, [f'{i:03}.jpg' for i in range(192)], 'many')
