@@ -18,7 +18,7 @@ test: lint
 
 slow: install
 	$(BIN)/nbdev-test nbs --timing --flags slow
-	SLOW=1 $(BIN)/python -m pytest -q tests/test_scale.py
+	SLOW=1 $(BIN)/python -m pytest -q -m slow tests
 
 outputs: install
 	PYTHONWARNINGS=ignore $(BIN)/python -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.iopub_timeout=60 nbs/[0-9]*.ipynb nbs/tutorials/*.ipynb nbs/explanations/*.ipynb nbs/index.ipynb

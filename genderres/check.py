@@ -9,8 +9,14 @@ __all__ = ['examine_all', 'check_photos', 'read_decisions', 'decision_keys', 'ma
            'inspect_photos', 'torn_pairs', 'check_summary', 'find_oddities', 'check_images']
 
 # %% ../nbs/05_check.ipynb #6ee6a524
-import warnings
-from fastai.vision.all import *
+import os, re, warnings
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+import numpy as np, pandas as pd
+from fastcore.meta import delegates
+from fastprogress.fastprogress import progress_bar
+from PIL import Image
 from .files import in_threads
 from .reader import examine
 from .photos import as_words, class_meaning, listed_path, photos_from_source, presented, read_table, unit_of, usual_names
@@ -209,6 +215,7 @@ def _split_at_random(
     seed=42,
 ): # With `split`: train, valid or left out
     "The usual random split, whatever belongs together"
+    from fastai.data.transforms import RandomSplitter   # takes seconds to import
     usable = photos.index[photos.usable]
     split = pd.Series('left out', photos.index, dtype=object)
     for name,part in zip(('train', 'valid'), RandomSplitter(valid_pct, seed)(usable)): split[usable[part]] = name

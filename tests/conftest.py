@@ -11,6 +11,13 @@ import genderres.reader
 from PIL import Image, ImageCms, features
 from safetensors.torch import save_file
 
+def pytest_configure(config): config.addinivalue_line('markers', 'slow: takes a minute; make slow runs it')
+
+def pytest_collection_modifyitems(items):
+    if 'SLOW' in os.environ: return
+    for o in items:
+        if o.get_closest_marker('slow'): o.add_marker(pytest.mark.skip(reason='slow'))
+
 @pytest.fixture
 def photos(tmp_path):
     "A folder of 20 drawn portraits, in `men` and `women`"

@@ -3,7 +3,7 @@ import json, re, shutil, subprocess, sys
 from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote
-import yaml
+import pytest, yaml
 from nbdev.config import nbpath2html
 
 root = Path(__file__).resolve().parent.parent
@@ -45,6 +45,7 @@ def test_links_lead_somewhere():
     bad = [f'{o.relative_to(root).as_posix()}: {link}: {why}' for o,link in inside if (why := problem(o, link))]
     assert inside and not bad, '\n'.join(bad)
 
+@pytest.mark.slow
 def test_nbdev_prepares_every_notebook(tmp_path):
     for o in ('nbs', 'benchmarks'): shutil.copytree(root/o, tmp_path/o, ignore=shutil.ignore_patterns('.ipynb_checkpoints', '_proc'))
     shutil.copy(root/'pyproject.toml', tmp_path)

@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 from werkzeug.serving import make_server
 
 pytestmark = pytest.mark.skipif(sys.platform == 'win32', reason='Ray has no clusters on Windows')
-slow = pytest.mark.skipif('SLOW' not in os.environ, reason='takes a minute: make slow runs it')
 node = dict(num_cpus=1, object_store_memory=150*2**20, memory=2**31)
 
 @pytest.fixture(scope='module')
@@ -106,7 +105,7 @@ def actors():
             if 'MapWorker' in ' '.join(o.cmdline()): yield o
         except psutil.Error: pass   # it has just ended
 
-@slow
+@pytest.mark.slow
 def test_killed_in_the_middle(cluster, store, untrained, tmp_path):
     faulty, options = store
     content = fill(options, [f'{i:03}.jpg' for i in range(192)], 'many')
@@ -128,6 +127,7 @@ def test_killed_in_the_middle(cluster, store, untrained, tmp_path):
     assert far.row.tolist() == [*range(192)]
     same(far, OnnxClassifier(untrained.with_suffix('.onnx')).predict(content, batch_size=8))
 
+@pytest.mark.slow
 def test_check_while_a_node_dies(cluster, store, photos):
     "Photos in a store, on nodes of which one is killed: the findings of one machine"
     faulty, options = store
@@ -154,7 +154,7 @@ def test_check_while_a_node_dies(cluster, store, photos):
     assert far.attrs == near.attrs and near.attrs['copies']
     with pytest.raises(ValueError, match='s3://checked has a single folder, set'): check_dataset('s3://checked', storage_options=options)
 
-@slow
+@pytest.mark.slow
 def test_interrupted_at_the_shell(cluster, untrained, photos, tmp_path, monkeypatch):
     for o in (b'not utf8 \xff\xfe.jpg', b'new\nline.jpg'): Path(os.fsdecode(os.path.join(os.fsencode(photos), o))).write_bytes(jpeg(0))
     args = ['predict', str(untrained.with_suffix('.onnx')), str(photos), '-o', str(tmp_path/'out'), '--ray', cluster.address, '--batch-size', '4', '--json']
@@ -174,7 +174,7 @@ def test_interrupted_at_the_shell(cluster, untrained, photos, tmp_path, monkeypa
     same(answers(tmp_path/'out'), OnnxClassifier(untrained.with_suffix('.onnx')).predict(photos, batch_size=4))
     assert 'answers of another job' in CliRunner().invoke(app, [*args, '--abstain', '.9']).stderr
 
-@slow
+@pytest.mark.slow
 def test_errors_end_the_run(cluster, untrained, photos, tmp_path, monkeypatch):
     "An error of a reader in its own words, and a node whose current folder is another"
     gone = pd.DataFrame(dict(file=[f'/none/{i}.jpg' for i in range(4)]))
