@@ -1,7 +1,10 @@
-"""Trained on one set, tested on another: python benchmarks/across.py [--data FOLDER] [--hardware WORDS]
+"""Trained on one set, tested on another:
 
-A new head on EfficientNet-Lite0, four epochs at 128 pixels, trained on FOLDER/congress and on FOLDER/wild in turn. Each is scored on the held-out part of its own set (congress: the fifth
-that was not trained on; wild: its test part), on all of the other set, and on the other's test part where it has one. Each adds rows to
+    python benchmarks/across.py [--data FOLDER] [--hardware WORDS]
+
+A new head on EfficientNet-Lite0, four epochs at 128 pixels, trained on FOLDER/congress and on FOLDER/wild in
+turn. Each is scored on the held-out part of its own set (congress: the fifth that was not trained on; wild:
+its test part), on all of the other set, and on the other's test part where it has one. Each adds rows to
 benchmarks/results/across.csv; rows that stand there already are not measured again.
 
 The portrait body is not among them: it has learned from most of these photos with their labels.
@@ -17,13 +20,15 @@ names = dict(man='men', woman='women')   # what wild calls the classes of congre
 def table(folder, split=True):
     "The labelled photos of a set, its classes named as in congress, with its own split or without"
     found = photos_from_folder(folder).query("problem == ''")
-    return found.assign(label=found.label.replace(names))[['file', 'label', *(['split'] if split and found.split.any() else [])]]
+    return found.assign(label=found.label.replace(names))[
+        ['file', 'label', *(['split'] if split and found.split.any() else [])]]
 
 def scores(answers, vocab):
     "Accuracy and recalls with their intervals, as the columns of a row"
     res = score_table(answers.label, answers.prediction, vocab)
     return dict(n=res.n['accuracy'], right=res.right['accuracy'],
-                **{f'{key.replace(" ", "_")}{"" if o == "share" else "_" + o}': res[o][key] for key in res.index for o in ('share', 'low', 'high')})
+                **{f'{key.replace(" ", "_")}{"" if o == "share" else "_" + o}': res[o][key]
+                   for key in res.index for o in ('share', 'low', 'high')})
 
 def measure(folder, other):
     "The rows of one training"

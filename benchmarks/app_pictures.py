@@ -1,4 +1,5 @@
-"The pictures of the page in the docs, of drawn people: python benchmarks/app_pictures.py MODEL, the classifier that the tutorial on counting trains"
+"""The pictures of the page in the docs, of drawn people: python benchmarks/app_pictures.py MODEL,
+the classifier that the tutorial on counting trains"""
 import argparse, io, shutil, tempfile
 from pathlib import Path
 import numpy as np
@@ -63,12 +64,16 @@ def main(model):
     shutil.copy(files[70], photos/'men'/'again.jpg')
     (photos/'men'/'letter.jpg').write_text('Dear Sir or Madam')
     crowds = [work/f'{o}.jpg' for o in ('garden', 'party')]
-    for i,o in enumerate(crowds): draw_crowd(['women', 'men', 'women', 'men'], np.random.default_rng((12, 22)[i]), (960, 540))[0].save(o)
-    clip = draw_clip(work/'door.mp4', [Walk('men', 3, 0, 2, [(.2, .5), (.8, .5)]), Walk('women', 8, 1, 3, [(.8, .4), (.2, .4)]), Walk('women', 5, 3, 5, [(.3, .6), (.7, .6)])], fps=10)
+    for i,o in enumerate(crowds):
+        draw_crowd(['women', 'men', 'women', 'men'], np.random.default_rng((12, 22)[i]), (960, 540))[0].save(o)
+    clip = draw_clip(work/'door.mp4', [Walk('men', 3, 0, 2, [(.2, .5), (.8, .5)]),
+                                       Walk('women', 8, 1, 3, [(.8, .4), (.2, .4)]),
+                                       Walk('women', 5, 3, 5, [(.3, .6), (.7, .6)])], fps=10)
     clf = GenderClassifier.load(model, 'cpu')
     clf.facts['abstain'] = .7
     with open_app(clf, photos, work/'decisions.csv') as address, sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=shutil.which('chromium'), args=['--headless', '--no-sandbox', '--disable-gpu'])
+        browser = p.chromium.launch(executable_path=shutil.which('chromium'),
+                                    args=['--headless', '--no-sandbox', '--disable-gpu'])
         page = browser.new_page(viewport=dict(width=1100, height=700), locale='en')
         page.set_default_timeout(60_000)
         page.goto(address)

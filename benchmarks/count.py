@@ -1,17 +1,19 @@
 """How well people are counted: python benchmarks/count.py [--data FOLDER]
 
-FOLDER holds `fairface/` (unzipped: train/, test/, labels.csv), `congress/` and `wild/`. FairFace's test crops give the
-recalls for the adjusted count, and nothing else. People are then drawn from faces that the
-ready classifier was not trained on: FairFace's training crops that `pretrain/train.py` held out (they gave its
+FOLDER holds `fairface/` (unzipped: train/, test/, labels.csv), `congress/` and `wild/`. FairFace's test crops
+give the recalls for the adjusted count, and nothing else. People are then drawn from faces that the ready
+classifier was not trained on: FairFace's training crops that `pretrain/train.py` held out (they gave its
 temperature), the persons of Congress that it held out, and `wild/valid` and `wild/test`. The default lean of
 `estimate_counts` was chosen among .1, .3 and .4 on these sets but `wild/test`.
 
-1. Estimators, count_estimators.csv: 100 samples of 100 people of each set, with any share of women. `error` is the mean
-   absolute error of the number of women, `covered` the share of the intervals that contain it, `width` their mean width. The
-   first row has, under `error`, the standard deviation of the lean between FairFace's groups by age and by race, beyond chance.
-2. Pictures, count.csv: faces side by side, up to 20 in a picture and 200 in a count, in cells of so many pixels. `found`
-   people of `people`, `extra` faces where nobody is, `right` answers for those found (an unsure one is not), and the number
-   of women: true, added up (the unsure ones too), estimated, with its interval.
+1. Estimators, count_estimators.csv: 100 samples of 100 people of each set, with any share of women. `error`
+   is the mean absolute error of the number of women, `covered` the share of the intervals that contain it,
+   `width` their mean width. The first row has, under `error`, the standard deviation of the lean between
+   FairFace's groups by age and by race, beyond chance.
+2. Pictures, count.csv: faces side by side, up to 20 in a picture and 200 in a count, in cells of so many
+   pixels. `found` people of `people`, `extra` faces where nobody is, `right` answers for those found (an
+   unsure one is not), and the number of women: true, added up (the unsure ones too), estimated, with its
+   interval.
 """
 import argparse, sys
 from pathlib import Path
@@ -46,8 +48,8 @@ def sets(root):
     young = held.age.isin(['0-2', '3-9', '10-19'])
     congress = pd.read_csv(root/'congress/labels.csv')
     congress = congress[congress.person.map(lambda o: held_out(o, 5))]
-    wild = lambda part: pd.DataFrame([(o, dict(man='men', woman='women')[o.parent.name]) for o in sorted((root/'wild'/part).rglob('*.jpg'))],
-                                     columns=['file', 'label'])
+    wild = lambda part: pd.DataFrame([(o, dict(man='men', woman='women')[o.parent.name])
+                                      for o in sorted((root/'wild'/part).rglob('*.jpg'))], columns=['file', 'label'])
     return {'FairFace test': fair[fair.split == 'test'], 'FairFace': held, 'FairFace, 20 and over': held[~young],
             'FairFace, under 20': held[young],
             'Congress': congress.assign(file=[root/'congress'/o for o in congress.file]),

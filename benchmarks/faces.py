@@ -1,9 +1,13 @@
-"""How many faces `find_faces` finds, at each threshold: python benchmarks/faces.py [--data FOLDER] [--every N]
+"""How many faces `find_faces` finds, at each threshold:
 
-1. In one photo in N of `wild` and of `congress`: the share with a face, and how many faces a photo has. In `congress` each photo shows one person.
+    python benchmarks/faces.py [--data FOLDER] [--every N]
+
+1. In one photo in N of `wild` and of `congress`: the share with a face, and how many faces a photo has. In
+   `congress` each photo shows one person.
 2. One in three of the same photos of `congress`, upside down.
-3. By size: portraits of `congress`, shrunk until the face is so many pixels high, side by side in pictures of 640 pixels or less. `found`
-   is then the share of faces that are found where they are, and `faces` counts all, for each that is there.
+3. By size: portraits of `congress`, shrunk until the face is so many pixels high, side by side in pictures of
+   640 pixels or less. `found` is then the share of faces that are found where they are, and `faces` counts
+   all, for each that is there.
 
 Writes benchmarks/results/faces.csv.
 """
@@ -19,12 +23,14 @@ thresholds = np.arange(.2, .85, .05).round(2)
 
 def rows(name, photos, best, scores):
     "A row for each threshold, from the best score of each photo or face, and the scores of all faces found"
-    return [dict(set=name, photos=photos, threshold=o, found=(best >= o).mean(), faces=(scores >= o).sum()/len(best)) for o in thresholds]
+    return [dict(set=name, photos=photos, threshold=o, found=(best >= o).mean(), faces=(scores >= o).sum()/len(best))
+            for o in thresholds]
 
 def in_photos(name, photos):
     "Rows for a set of photos; each photo's faces"
     found = [find_faces(o, .2) for o in photos]
-    return rows(name, len(found), np.array([o.score.max() if len(o) else 0 for o in found]), pd.concat(found).score), found
+    return rows(name, len(found), np.array([o.score.max() if len(o) else 0 for o in found]),
+                pd.concat(found).score), found
 
 def overlap(box, faces):
     "Intersection over union of a box with each face"
@@ -60,7 +66,8 @@ if __name__ == '__main__':
     parser.add_argument('--data', type=Path, default=Path('../shared/data'))
     parser.add_argument('--every', type=int, default=1, help='take one photo in this many')
     args = parser.parse_args()
-    read = lambda name: [read_photo(o) for o in photos_from_source(args.data/name).query("problem == ''").file[::args.every]]
+    read = lambda name: [read_photo(o) for o in
+                         photos_from_source(args.data/name).query("problem == ''").file[::args.every]]
     portraits = read('congress')
     table, faces = in_photos('congress', portraits)
     table += in_photos('congress, upside down', [o.rotate(180) for o in portraits[::3]])[0]

@@ -1,9 +1,16 @@
-"""What a pretrained body is worth when photos are few: python benchmarks/few_photos.py [--data FOLDER] [--faces FILE] [--size 128]
+"""What a pretrained body is worth when photos are few:
 
-FOLDER holds `congress/` (scored on the persons whom `pretrain/train.py` kept from the training of the portrait body) and `wild/` (trained on train and valid, scored on test). The set `faces` is close-ups cut from `wild/`, with the boxes of
-FILE (file, x0, y0, x1, y1): trained on those of train, scored on those of valid and test. From 50 to all photos, drawn at random for each seed, train
-a logistic regression on frozen features ("probe") and the paper's four epochs, each from the portrait body, from scratch, and from
-EfficientNet-Lite0's ImageNet weights, always with a new head (`heads.py` has the ready classifier's). Each run adds a row to benchmarks/results/few_photos.csv; rows that stand there are not repeated.
+    python benchmarks/few_photos.py [--data FOLDER] [--faces FILE] [--size 128]
+
+FOLDER holds `congress/` (scored on the persons whom `pretrain/train.py` kept from the training of the
+portrait body) and `wild/` (trained on train and valid, scored on test). The set `faces` is close-ups cut from
+`wild/`, with the boxes of FILE (file, x0, y0, x1, y1): trained on those of train, scored on those of valid
+and test.
+
+From 50 to all photos, drawn at random for each seed, train a logistic regression on frozen features ("probe")
+and the paper's four epochs, each from the portrait body, from scratch, and from EfficientNet-Lite0's ImageNet
+weights, always with a new head (`heads.py` has the ready classifier's). Each run adds a row to
+benchmarks/results/few_photos.csv; rows that stand there are not repeated.
 """
 import argparse, sys, tempfile, time
 from pathlib import Path
@@ -17,10 +24,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]/'pretrain'))
 from train import held_out, square_around
 
 results = Path(__file__).parent/'results/few_photos.csv'
-starts = dict(portrait=dict(head='fastai'), scratch=dict(weights=None), lite0=dict(arch='tf_efficientnet_lite0', weights='lite0'))
+starts = dict(portrait=dict(head='fastai'), scratch=dict(weights=None),
+              lite0=dict(arch='tf_efficientnet_lite0', weights='lite0'))
 
 def faces(root, table, folder):
-    "Close-ups of the faces in `wild`, cut inside the photo and written into `folder`; those of valid and test are scored"
+    """Close-ups of the faces in `wild`, cut inside the photo and written into `folder`;
+    those of valid and test are scored"""
     rows = []
     for r in pd.read_csv(table).query("file.str.startswith('wild/')").itertuples():
         im = read_photo(root/r.file)
@@ -42,7 +51,8 @@ def photos(root, name):
 def parts(df, n, seed):
     "`n` photos to train on (0: all but 16), 16 others to look at in training, and those to score"
     pool = df[~df.test].sample(frac=1, random_state=seed)
-    return pd.concat([pool[:-16].head(n or len(pool)).assign(split='train'), pool[-16:].assign(split='valid'), df[df.test].assign(split='test')])
+    return pd.concat([pool[:-16].head(n or len(pool)).assign(split='train'),
+                      pool[-16:].assign(split='valid'), df[df.test].assign(split='test')])
 
 @torch.inference_mode()
 def features(df, start, size):
@@ -92,7 +102,8 @@ def run(args, tmp):
                         else: labels, answers = four_epochs(df, start, n, seed, args.size)
                         s = score_table(labels, answers, sorted(set(labels)))
                         row = dict(zip(keys, key)) | dict(n=s.n['accuracy'], right=s.right['accuracy'])
-                        for c,k in zip(s.index[1:], ('men', 'women')): row |= {f'n_{k}': s.n[c], f'right_{k}': s.right[c]}
+                        for c,k in zip(s.index[1:], ('men', 'women')):
+                            row |= {f'n_{k}': s.n[c], f'right_{k}': s.right[c]}
                         done = pd.DataFrame([*done.to_dict('records'), row | dict(seconds=round(time.time()-begin, 1))])
                         done.to_csv(results, index=False)
                         print(row, flush=True)
@@ -103,7 +114,8 @@ def main():
     parser.add_argument('--sets', nargs='+', choices=['congress', 'wild', 'faces'], default=['congress', 'wild'])
     parser.add_argument('--faces', type=Path, help="table of faces: file, x0, y0, x1, y1; for the set `faces`")
     parser.add_argument('--starts', nargs='+', choices=[*starts], default=[*starts])
-    parser.add_argument('--photos', nargs='+', type=int, default=[50, 100, 200, 500, 1000], help='how many to train on; 0 for all')
+    parser.add_argument('--photos', nargs='+', type=int, default=[50, 100, 200, 500, 1000],
+                        help='how many to train on; 0 for all')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])
     parser.add_argument('--methods', nargs='+', choices=['probe', 'epochs'], default=['probe', 'epochs'])
     parser.add_argument('--size', type=int, default=128)

@@ -1,9 +1,10 @@
 """Is a group of people served worse? python benchmarks/groups.py [--data FOLDER] [--folds K]
 
-FOLDER holds `congress/` with `labels.csv`. Cross-validation by person: a new head on EfficientNet-Lite0, 128 pixels, four epochs
-(the portrait body has learned from these portraits with their labels);
-then the answers to all portraits are counted by the years in which the person sat in Congress last, and by whether the portrait is greyscale. The counts go into
-benchmarks/results/groups.csv, the folds into benchmarks/results/folds.csv.
+FOLDER holds `congress/` with `labels.csv`. Cross-validation by person: a new head on EfficientNet-Lite0, 128
+pixels, four epochs (the portrait body has learned from these portraits with their labels); then the answers
+to all portraits are counted by the years in which the person sat in Congress last, and by whether the
+portrait is greyscale. The counts go into benchmarks/results/groups.csv, the folds into
+benchmarks/results/folds.csv.
 """
 import argparse
 from pathlib import Path
@@ -20,7 +21,8 @@ class NoScoreBetween(Callback):
 
 def years(congress):
     "The first year of a Congress, in bands"
-    return pd.cut(1787 + 2*congress, [1972, 1984, 1996, 2008, 2030], labels=['1973 to 1984', '1985 to 1996', '1997 to 2008', 'since 2009'])
+    return pd.cut(1787 + 2*congress, [1972, 1984, 1996, 2008, 2030],
+                  labels=['1973 to 1984', '1985 to 1996', '1997 to 2008', 'since 2009'])
 
 def is_grey(file):
     "Are the three channels equal, in the middling pixel?"
@@ -32,7 +34,8 @@ def main():
     parser.add_argument('--folds', type=int, default=2)
     args = parser.parse_args()
     folder = args.data/'congress'
-    folds, every = cross_validate(folder/'labels.csv', args.folds, data=dict(size=128), arch='tf_efficientnet_lite0', weights='lite0', cbs=NoScoreBetween())
+    folds, every = cross_validate(folder/'labels.csv', args.folds, data=dict(size=128),
+                                  arch='tf_efficientnet_lite0', weights='lite0', cbs=NoScoreBetween())
     people = pd.read_csv(folder/'labels.csv').assign(file=lambda d: [str(folder/o) for o in d.file])
     people = people.assign(years=years(people.congress), film=people.file.map(is_grey))
     tables = [every.by_group(o, people).table.assign(column=o) for o in ('years', 'film')]

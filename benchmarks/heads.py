@@ -1,9 +1,14 @@
-"""Does a head that starts from the ready classifier's answers learn from fewer photos? python benchmarks/heads.py --faces FILE [--data FOLDER]
+"""Does a head that starts from the ready classifier's answers learn from fewer photos?
 
-FOLDER holds `wild/` and `fairface/`; FILE has faces (file, x0, y0, x1, y1), from `pretrain/faces.py`. No photo here was seen by the training of the
-portrait body: snapshots of `wild/valid` to train on and of `wild/test` to score, whole (`wild`) and cut to the largest face (`faces`); and the crops
-of FairFace that `pretrain/train.py` held out, scored on its test crops. Four frozen epochs at 128 px, three seeds: from the answers,
-from the same body with fastai's random head, and from Lite0. Each run adds a row to benchmarks/results/heads.csv; rows that stand there are not repeated.
+    python benchmarks/heads.py --faces FILE [--data FOLDER]
+
+FOLDER holds `wild/` and `fairface/`; FILE has faces (file, x0, y0, x1, y1), from `pretrain/faces.py`. No
+photo here was seen by the training of the portrait body: snapshots of `wild/valid` to train on and of
+`wild/test` to score, whole (`wild`) and cut to the largest face (`faces`); and the crops of FairFace that
+`pretrain/train.py` held out, scored on its test crops.
+
+Four frozen epochs at 128 px, three seeds: from the answers, from the same body with fastai's random head, and
+from Lite0. Each run adds a row to benchmarks/results/heads.csv; rows that stand there are not repeated.
 """
 import argparse, sys, tempfile
 from pathlib import Path
@@ -28,7 +33,8 @@ def faces(root, boxes, folder):
     for r in wild(root).itertuples():
         if (name := r.file.relative_to(root).as_posix()) not in boxes.index: continue
         im, file = read_photo(r.file), Path(folder)/f'{len(rows)}.png'
-        im.crop([round(o) for o in square_around(boxes.loc[name, ['x0', 'y0', 'x1', 'y1']].tolist(), im.size, 1.)]).save(file)
+        im.crop([round(o) for o in square_around(
+            boxes.loc[name, ['x0', 'y0', 'x1', 'y1']].tolist(), im.size, 1.)]).save(file)
         rows.append(dict(file=file, label=r.label, test=r.test))
     return pd.DataFrame(rows)
 
@@ -36,12 +42,14 @@ def fairface(root):
     "The crops that were held out, and a third of the test crops"
     t = pd.read_csv(root/'fairface/labels.csv')
     t = t[(t.split == 'test') & (t.index % 3 == 0) | (t.split == 'train') & t.file.map(held_out)]
-    return pd.DataFrame(dict(file=[root/'fairface'/o for o in t.file], label=t.label, test=t.split == 'test')).reset_index(drop=True)
+    return pd.DataFrame(dict(file=[root/'fairface'/o for o in t.file], label=t.label,
+                             test=t.split == 'test')).reset_index(drop=True)
 
 @torch.inference_mode()
 def scored_maps(df, start):
     "What the frozen body makes of the photos to score, and their labels"
-    dls = gender_dls(df.assign(split=df.test.map({True: 'valid', False: 'train'}))[['file', 'label', 'split']], valid_col='split', size=128, num_workers=0)
+    dls = gender_dls(df.assign(split=df.test.map({True: 'valid', False: 'train'}))[['file', 'label', 'split']],
+                     valid_col='split', size=128, num_workers=0)
     body = gender_learner(dls, **starts[start]).model[0].eval()
     return torch.cat([body(x) for x,_ in dls.valid]), dls.valid_ds.items.label.tolist()
 
@@ -68,7 +76,8 @@ def main():
     keys = ['set', 'start', 'n_train', 'seed']
     done = pd.read_csv(results) if results.exists() else pd.DataFrame(columns=keys)
     with tempfile.TemporaryDirectory() as tmp:
-        sets = dict(wild=wild(args.data), faces=faces(args.data, pd.read_csv(args.faces), tmp), fairface=fairface(args.data))
+        sets = dict(wild=wild(args.data), faces=faces(args.data, pd.read_csv(args.faces), tmp),
+                    fairface=fairface(args.data))
         for name,df in sets.items():
             for start in starts:
                 maps, labels = scored_maps(df, start)

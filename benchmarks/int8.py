@@ -1,15 +1,24 @@
-"""What a frozen body's features cost in each precision, and what a head learns from them: python benchmarks/int8.py [--data FOLDER ...] [--hardware WORDS]
+"""What a frozen body's features cost in each precision, and what a head learns from them:
 
-FOLDER holds a folder of photos for each class; a number instead of it draws square portraits of so many pixels. Each photo goes through the body whole, as validation sees it: in float32, in bfloat16, in the faster
-of the two compiled by `torch.compile`, and in int8. Each row of benchmarks/results/int8.csv is one body in one precision:
+    python benchmarks/int8.py [--data FOLDER ...] [--hardware WORDS]
 
-`prepare` and `each` are CPU seconds, of this process and the compilers that it starts, on one thread, so that other work on the machine matters little: to prepare the network (compile it; export it and set the
-ranges of 32 photos), and of one photo, the best of five batches of 16. `off` is `disagreement` with float32, on photos that did not set the ranges. `right` of `photos` are the answers to their features in
-float32 by logistic regressions of five folds, each trained on the other folds' features in this precision. Rows `noise .2` and so on have random noise on the features of float32, of that size as `disagreement`
+FOLDER holds a folder of photos for each class; a number instead of it draws square portraits of so many
+pixels. Each photo goes through the body whole, as validation sees it: in float32, in bfloat16, in the faster
+of the two compiled by `torch.compile`, and in int8. Each row of benchmarks/results/int8.csv is one body in
+one precision:
+
+`prepare` and `each` are CPU seconds, of this process and the compilers that it starts, on one thread, so that
+other work on the machine matters little: to prepare the network (compile it; export it and set the ranges of
+32 photos), and of one photo, the best of five batches of 16. `off` is `disagreement` with float32, on photos
+that did not set the ranges. `right` of `photos` are the answers to their features in float32 by logistic
+regressions of five folds, each trained on the other folds' features in this precision.
+
+Rows `noise .2` and so on have random noise on the features of float32, of that size as `disagreement`
 measures it. JSON of each row is printed.
 """
 import argparse, json, os, time, warnings
-os.environ.update(TORCHINDUCTOR_COMPILE_THREADS='1', TORCHINDUCTOR_FORCE_DISABLE_CACHES='1')   # `cpu_seconds` counts processes that have ended
+os.environ.update(TORCHINDUCTOR_COMPILE_THREADS='1',   # `cpu_seconds` counts processes that have ended
+                  TORCHINDUCTOR_FORCE_DISABLE_CACHES='1')
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastai.vision.all import imagenet_stats
@@ -34,7 +43,8 @@ def read(source, n, size):
     table = photos_from_source(source).query("problem == '' and label != ''")
     table = table.sample(min(n, len(table)), random_state=0)
     pixels = np.stack([to_pixels(read_photo(o), (size, size)) for o in table.file])
-    return torch.from_numpy(np.ascontiguousarray(normalise(pixels, dict(zip(('mean', 'std'), imagenet_stats))))), table.label.to_numpy()
+    return (torch.from_numpy(np.ascontiguousarray(normalise(pixels, dict(zip(('mean', 'std'), imagenet_stats))))),
+            table.label.to_numpy())
 
 def ways(body, x):
     "Name of the precision, and a function that prepares the network and returns it as a function of photos"
@@ -79,17 +89,21 @@ def rows(body, x, y):
         fastest[name] = min(seconds)
         found = features(f, x[:len(x)//16*16])
         exact = found if exact is None else exact
-        yield dict(precision=name, prepare=max(prepare - 16*min(seconds), 0), each=min(seconds), off=disagreement(exact[32:], found[32:]), right=right(found, exact, y[:len(found)]), photos=len(found))
+        yield dict(precision=name, prepare=max(prepare - 16*min(seconds), 0), each=min(seconds),
+                   off=disagreement(exact[32:], found[32:]),
+                   right=right(found, exact, y[:len(found)]), photos=len(found))
     torch.manual_seed(0)
     far = (exact - exact.mean(0)).norm(dim=1, keepdim=True)
     for share in (.2, .5, 1, 2, 4):
         noise = torch.randn_like(exact)*exact.std(0)
         noisy = exact + share*far*noise/noise.norm(dim=1, keepdim=True)
-        yield dict(precision=f'noise {share:g}', off=disagreement(exact, noisy), right=right(noisy, exact, y[:len(exact)]), photos=len(exact))
+        yield dict(precision=f'noise {share:g}', off=disagreement(exact, noisy),
+                   right=right(noisy, exact, y[:len(exact)]), photos=len(exact))
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--data', nargs='+', default=['../shared/data/congress', '../shared/data/paper', '../shared/data/wild'])
+    parser.add_argument('--data', nargs='+',
+                        default=['../shared/data/congress', '../shared/data/paper', '../shared/data/wild'])
     parser.add_argument('--sizes', nargs='+', type=int, default=[128, 224])
     parser.add_argument('--photos', type=int, default=400)
     parser.add_argument('--bodies', nargs='+', default=['resnet34'], choices=['resnet34', 'lite0'])
@@ -104,7 +118,8 @@ def main():
             for size in args.sizes:
                 x, y = read(source, args.photos, size)
                 for row in rows(body, x, y):
-                    row = dict(body=name, set=f'drawn, {source}' if source.isdigit() else Path(source).name, size=size) | row | dict(hardware=args.hardware)
+                    row = (dict(body=name, set=f'drawn, {source}' if source.isdigit() else Path(source).name, size=size)
+                           | row | dict(hardware=args.hardware))
                     print(json.dumps(row), flush=True)
                     old = pd.read_csv(args.out) if args.out.exists() else pd.DataFrame()
                     pd.concat([old, pd.DataFrame([row])]).to_csv(args.out, index=False, float_format='%.5g')

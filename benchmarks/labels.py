@@ -1,8 +1,9 @@
 """How many turned labels does `review_labels` find? python benchmarks/labels.py [--data FOLDER]
 
-In `congress` and in `wild` of FOLDER, one label in twenty is turned round, for three seeds; the suspects are compared with what
-was turned. Writes benchmarks/results/labels.csv. In `wild`, many labels are wrong to begin with, so its precision is a lower
-bound. The strength of the regression's penalty in `review_labels` was chosen on `congress` with seeds 0 and 1.
+In `congress` and in `wild` of FOLDER, one label in twenty is turned round, for three seeds; the suspects are
+compared with what was turned. Writes benchmarks/results/labels.csv. In `wild`, many labels are wrong to begin
+with, so its precision is a lower bound. The strength of the regression's penalty in `review_labels` was
+chosen on `congress` with seeds 0 and 1.
 """
 import argparse
 from pathlib import Path
@@ -18,7 +19,8 @@ def measure(folder, seed):
     dls = gender_dls(photos[['file', 'label']], size=128, num_workers=0)
     found = review_labels(dls)
     hits = found.file.isin(photos.file[turned]).sum()
-    return dict(set=folder.name, photos=len(photos), turned=len(turned), seed=seed, suspects=len(found), precision=hits/len(found), recall=hits/len(turned))
+    return dict(set=folder.name, photos=len(photos), turned=len(turned), seed=seed,
+                suspects=len(found), precision=hits/len(found), recall=hits/len(turned))
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,7 +1,8 @@
 """What `keep_memory` saves: python benchmarks/memory.py
 
-Forward passes of 64 noisy photos, one thread, each row in a process of its own, with glibc's usual `malloc` and after `keep_memory`. `each` is the number of
-photos per CPU second, `faults` that of page faults per photo, `peak` the most memory that the process held, in MB.
+Forward passes of 64 noisy photos, one thread, each row in a process of its own, with glibc's usual `malloc`
+and after `keep_memory`. `each` is the number of photos per CPU second, `faults` that of page faults per
+photo, `peak` the most memory that the process held, in MB.
 """
 import argparse, resource
 from concurrent.futures import ProcessPoolExecutor

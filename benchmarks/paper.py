@@ -1,12 +1,24 @@
-"""The paper's experiment on the paper's photos: python benchmarks/paper.py --data FOLDER [--starts ...] [--rates ...] [--splits ...] [--seeds ...]
+"""The paper's experiment on the paper's photos:
 
-FOLDER holds `men/` and `women/`, the Kaggle set `playlist/men-women-classification` or what can still be found of it. Each run splits 80 to 20, flips, crops to 224×224
-with probability 0.5, trains four one-cycle epochs, with a frozen body where there are weights, and judges the rest. Starts: `scratch`; `portrait`, the default of `gender_learner`; `lite0`; `faces`,
-as `portrait`, on the largest face of each photo, at 128 pixels; `imagenet`, which downloads ResNet34's weights. Rates: `paper`, slice(1e-5, 1e-4), and `ours`, the default 3e-3.
-`--starts ready` trains nothing: the ready classifier judges the same photos. Each run adds a row to benchmarks/results/paper.csv; rows that stand there are not repeated.
-`--bf16` computes in half precision; `--by-faces` writes what the ready classifier makes of photos with no, one and several faces; `--check` counts copies, the pairs
-of them that each split tears apart, and the labels that `review_labels` doubts. results/paper_kinds.csv is not measured: it says what is seen on the 120 photos with the
-largest losses of the ready classifier, and on those that `review_labels` doubts.
+    python benchmarks/paper.py --data FOLDER [--starts ...] [--rates ...] [--splits ...] [--seeds ...]
+
+FOLDER holds `men/` and `women/`, the Kaggle set `playlist/men-women-classification` or what can still be
+found of it. Each run splits 80 to 20, flips, crops to 224×224 with probability 0.5, trains four one-cycle
+epochs, with a frozen body where there are weights, and judges the rest.
+
+Starts: `scratch`; `portrait`, the default of `gender_learner`; `lite0`; `faces`, as `portrait`, on the
+largest face of each photo, at 128 pixels; `imagenet`, which downloads ResNet34's weights. Rates: `paper`,
+slice(1e-5, 1e-4), and `ours`, the default 3e-3. `--starts ready` trains nothing: the ready classifier judges
+the same photos.
+
+Each run adds a row to benchmarks/results/paper.csv; rows that stand there are not repeated.
+
+`--bf16` computes in half precision; `--by-faces` writes what the ready classifier makes of photos with no,
+one and several faces; `--check` counts copies, the pairs of them that each split tears apart, and the labels
+that `review_labels` doubts.
+
+results/paper_kinds.csv is not measured: it says what is seen on the 120 photos with the largest losses of the
+ready classifier, and on those that `review_labels` doubts.
 """
 import argparse, math, time
 from functools import lru_cache
@@ -18,14 +30,15 @@ from genderres.photos import photos_from_source
 from genderres.ready import ReadyClassifier
 
 results = Path(__file__).parent/'results/paper.csv'
-starts = dict(scratch=dict(weights=None), portrait={}, faces={}, lite0=dict(arch='tf_efficientnet_lite0', weights='lite0'),
-              imagenet=dict(weights='DEFAULT'))
+starts = dict(scratch=dict(weights=None), portrait={}, faces={},
+              lite0=dict(arch='tf_efficientnet_lite0', weights='lite0'), imagenet=dict(weights='DEFAULT'))
 rates = dict(paper=slice(1e-5, 1e-4), ours=None)
 keys = ['start', 'rate', 'split', 'seed']
 
 def data(folder, start, split, seed):
     "The photos of one run"
-    return gender_dls(folder, split=split, seed=seed, num_workers=0, **(dict(faces='largest', size=128) if start == 'faces' else {}))
+    return gender_dls(folder, split=split, seed=seed, num_workers=0,
+                      **(dict(faces='largest', size=128) if start == 'faces' else {}))
 
 def train(dls, start, rate, seed, bf16):
     "Answers after four epochs, as a table with `loss`, and the seconds that the training took"
@@ -46,7 +59,8 @@ def ready(folder):
 def judged(table):
     "Figures of a table with `label`, `prediction` and `loss`"
     ok = table.label == table.prediction
-    each = {f'{what}_{c}': int(o.sum()) for c in ('men', 'women') for what,o in (('n', table.label == c), ('right', ok & (table.label == c)))}
+    each = {f'{what}_{c}': int(o.sum()) for c in ('men', 'women')
+            for what,o in (('n', table.label == c), ('right', ok & (table.label == c)))}
     return dict(n=len(table), right=int(ok.sum()), **each, largest_loss=round(float(table.loss.max()), 2))
 
 def run(folder, start, rate, split, seed, bf16):
@@ -65,22 +79,27 @@ def by_faces(folder):
     photos = gender_dls(folder, faces='largest').photos
     table = photos[photos.usable].join(ready(folder).prediction, on='file')
     n = table.faces.clip(upper=2).map({0: 'none', 1: 'one', 2: 'several'})
-    return table.assign(right=table.label == table.prediction).groupby([n, 'label']).right.agg(['size', 'sum']).set_axis(['n', 'right'], axis=1)
+    return (table.assign(right=table.label == table.prediction)
+            .groupby([n, 'label']).right.agg(['size', 'sum']).set_axis(['n', 'right'], axis=1))
 
 def check(folder):
     "What `check_images` and `review_labels` find, and the pairs of copies that each split of each seed tears apart"
     photos, _, pairs = inspect_photos(photos_from_source(folder))
     one, two = (photos.label.to_numpy()[pairs[o]] for o in ('one', 'two'))
     doubted = len(review_labels(gender_dls(folder, faces='largest', size=128, num_workers=0)))
-    rows = [('pairs of copies', '', '', len(pairs)), ('pairs under two labels', '', '', int((one != two).sum())), ('labels in doubt', '', '', doubted)]
-    rows += [('pairs torn apart', split, seed, torn_pairs(gender_dls(folder, split=split, seed=seed, num_workers=0).photos, pairs))
+    rows = [('pairs of copies', '', '', len(pairs)),
+            ('pairs under two labels', '', '', int((one != two).sum())),
+            ('labels in doubt', '', '', doubted)]
+    rows += [('pairs torn apart', split, seed,
+              torn_pairs(gender_dls(folder, split=split, seed=seed, num_workers=0).photos, pairs))
              for split in ('random', 'grouped') for seed in range(5)]
     return pd.DataFrame(rows, columns=['finding', 'split', 'seed', 'n'])
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--data', type=Path, default=Path('../shared/data/paper'))
-    p.add_argument('--starts', nargs='+', choices=[*starts, 'ready'], default=['ready', 'lite0', 'portrait', 'faces', 'scratch'])
+    p.add_argument('--starts', nargs='+', choices=[*starts, 'ready'],
+                   default=['ready', 'lite0', 'portrait', 'faces', 'scratch'])
     p.add_argument('--rates', nargs='+', choices=[*rates], default=['ours', 'paper'])
     p.add_argument('--splits', nargs='+', choices=['random', 'grouped'], default=['random', 'grouped'])
     p.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2, 3, 4])
@@ -94,7 +113,8 @@ def main():
         for start in args.starts:
             for rate in ['none'] if start == 'ready' else args.rates:
                 for seed in args.seeds:
-                    done = pd.read_csv(results, keep_default_na=False) if results.exists() else pd.DataFrame(columns=keys)
+                    done = (pd.read_csv(results, keep_default_na=False) if results.exists()
+                            else pd.DataFrame(columns=keys))
                     key = [start, rate, split, seed]
                     if (done[keys] == key).all(axis=1).any(): continue
                     row = dict(zip(keys, key)) | run(args.data, start, rate, split, seed, args.bf16)

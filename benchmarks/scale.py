@@ -1,12 +1,17 @@
-"""Ray Data against plain `predict`, and memory over many photos: python benchmarks/scale.py [--many 100000]
+"""Ray Data against plain `predict`, and memory over many photos:
 
-All on this machine, a thread for each worker. `predict` is `predict_to_file` of the ready classifier on whole photos, with so many threads, and `read`
-decodes and resizes them on one thread. `ray` is `predict_dataset` with so many workers on the same photos, the start of the workers
-included; `start` is that of eight photos, nearly all of it the start. `lost` is the number of photos without their row, `different`
-of rows that are not those of `predict` to the last digit.
-`many` is an untrained ResNet18 at 32 pixels on many small photos, which says what the engine can do when the network costs next to
-nothing; `start_mb` and `end_mb` are what all processes of the node hold together, on average over the second and the last fifth of
-the run. `bytes` is the mean size of a photo or, for `many`, of a row of answers.
+    python benchmarks/scale.py [--many 100000]
+
+All on this machine, a thread for each worker. `predict` is `predict_to_file` of the ready classifier on whole
+photos, with so many threads, and `read` decodes and resizes them on one thread. `ray` is `predict_dataset`
+with so many workers on the same photos, the start of the workers included; `start` is that of eight photos,
+nearly all of it the start. `lost` is the number of photos without their row, `different` of rows that are not
+those of `predict` to the last digit.
+
+`many` is an untrained ResNet18 at 32 pixels on many small photos, which says what the engine can do when the
+network costs next to nothing; `start_mb` and `end_mb` are what all processes of the node hold together, on
+average over the second and the last fifth of the run. `bytes` is the mean size of a photo or, for `many`, of
+a row of answers.
 """
 import argparse, os, tempfile, threading, time
 os.environ.update(OMP_NUM_THREADS='1', RAY_USAGE_STATS_ENABLED='0', RAY_worker_niceness='0')   # as plain predict
@@ -56,12 +61,14 @@ class Memory:
 def main(tmp, n, many, out):
     rows = []
     def add(engine, workers, photos, seconds, **kwargs):
-        rows.append(dict(engine=engine, workers=workers, photos=photos, seconds=round(seconds, 1), per_second=round(photos/seconds, 1), **kwargs))
+        rows.append(dict(engine=engine, workers=workers, photos=photos, seconds=round(seconds, 1),
+                         per_second=round(photos/seconds, 1), **kwargs))
         print(rows[-1], flush=True)
         pd.DataFrame(rows).to_csv(out, index=False)
     files = [*sample_portraits(tmp/'drawn', n=100, size=768).glob('*/*')]
     photos = copies(tmp/'photos', files, n)
-    ray.init('local', num_cpus=2, include_dashboard=False, object_store_memory=400*2**20, log_to_driver=False, logging_level='ERROR', _temp_dir=str(tmp/'ray'))
+    ray.init('local', num_cpus=2, include_dashboard=False, object_store_memory=400*2**20,
+             log_to_driver=False, logging_level='ERROR', _temp_dir=str(tmp/'ray'))
     keep_memory()   # as the command `genderres predict` and Ray's actors do
     clf = ReadyClassifier().with_faces('no')
     for threads in (2, 1):
@@ -78,11 +85,14 @@ def main(tmp, n, many, out):
         far = pd.read_parquet(tmp/f'far{workers}').sort_values('row', ignore_index=True)
         add('ray', workers, n, seconds, lost=n - len(far), different=int((far[[*near]] != near).any(axis=1).sum()))
     set_seed(0)
-    learn = gender_learner(gender_dls(sample_portraits(tmp/'small', n=40, size=48), size=32, bs=8, num_workers=0), resnet18, weights=None)
+    learn = gender_learner(gender_dls(sample_portraits(tmp/'small', n=40, size=48), size=32, bs=8, num_workers=0),
+                           resnet18, weights=None)
     learn.to_classifier().to_onnx(tmp/'a.onnx')
     photos = copies(tmp/'many', [*(tmp/'small').glob('*/*')], many)
-    with Memory() as memory: seconds = timed(predict_dataset, tmp/'a.onnx', photos, tmp/'far', batch_size=256, workers=1)
-    add('many', 1, many, seconds, lost=many - len(pd.read_parquet(tmp/'far', columns=['row']).row.unique()), start_mb=memory.mean(1), end_mb=memory.mean(4),
+    with Memory() as memory:
+        seconds = timed(predict_dataset, tmp/'a.onnx', photos, tmp/'far', batch_size=256, workers=1)
+    add('many', 1, many, seconds, lost=many - len(pd.read_parquet(tmp/'far', columns=['row']).row.unique()),
+        start_mb=memory.mean(1), end_mb=memory.mean(4),
         bytes=round(sum(o.stat().st_size for o in (tmp/'far').glob('*.parquet'))/many))
     ray.shutdown()
 
@@ -92,4 +102,5 @@ if __name__ == '__main__':
     p.add_argument('--many', type=int, default=100_000)
     p.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'scale.csv')
     args = p.parse_args()
-    with tempfile.TemporaryDirectory(dir='/tmp', ignore_cleanup_errors=True) as tmp: main(Path(tmp), args.photos, args.many, args.out)
+    with tempfile.TemporaryDirectory(dir='/tmp', ignore_cleanup_errors=True) as tmp:
+        main(Path(tmp), args.photos, args.many, args.out)

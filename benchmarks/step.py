@@ -1,7 +1,10 @@
-"""Where the time of a training step goes, by PyTorch's profiler: python benchmarks/step.py [--hardware WORDS]
+"""Where the time of a training step goes, by PyTorch's profiler:
 
-A ResNet34 is trained on a batch of random pixels as plain fastai trains it, in the fastest precision and layout, and with its last two stages on maps of the rest. Each row
-of benchmarks/results/step.csv is a kind of work in one of these steps, in seconds for a batch: the shortest of three. A processor is needed, no GPU.
+    python benchmarks/step.py [--hardware WORDS]
+
+A ResNet34 is trained on a batch of random pixels as plain fastai trains it, in the fastest precision and
+layout, and with its last two stages on maps of the rest. Each row of benchmarks/results/step.csv is a kind of
+work in one of these steps, in seconds for a batch: the shortest of three. A processor is needed, no GPU.
 """
 import argparse
 from pathlib import Path
@@ -12,8 +15,9 @@ from genderres.networks import build_network
 from genderres.precision import autocast, fastest_precision
 
 results = Path(__file__).parent/'results/step.csv'
-kinds = {'aten::convolution_backward': 'convolutions, gradient', 'aten::mkldnn_convolution': 'convolutions', 'aten::native_batch_norm': 'batch norm',
-         'aten::native_batch_norm_backward': 'batch norm', 'optimizer': 'optimizer'}
+kinds = {'aten::convolution_backward': 'convolutions, gradient', 'aten::mkldnn_convolution': 'convolutions',
+         'aten::native_batch_norm': 'batch norm', 'aten::native_batch_norm_backward': 'batch norm',
+         'optimizer': 'optimizer'}
 
 def step(net, opt, x, y, dtype):
     "One step of training"
@@ -29,7 +33,8 @@ def seconds(net, x, dtype):
     best = None
     for _ in range(3):
         with profile(activities=[ProfilerActivity.CPU]) as prof: step(net, opt, x, y, dtype)
-        table = pd.DataFrame([(o.key, o.self_cpu_time_total/1e6, o.cpu_time_total/1e6) for o in prof.key_averages()], columns=['key', 'own', 'whole'])
+        table = pd.DataFrame([(o.key, o.self_cpu_time_total/1e6, o.cpu_time_total/1e6) for o in prof.key_averages()],
+                             columns=['key', 'own', 'whole'])
         within = table[table.key == 'optimizer'].whole.sum()   # its single operations are among "the rest"
         found = table.assign(kind=table.key.map(kinds)).groupby('kind').own.sum().to_dict() | {'optimizer': within}
         found['the rest'] = table.own.sum() - sum(found.values())
@@ -51,7 +56,8 @@ def main():
     rows.append(('fastest precision', dtype, seconds(net, x, dtype)))
     with torch.no_grad(): maps = net[0][:6].eval()(x)
     rows.append(('last two stages, on maps', dtype, seconds(nn.Sequential(net[0][6:], net[1]), maps, dtype)))
-    table = pd.DataFrame([dict(step=s, precision=str(p).removeprefix('torch.'), kind=k, seconds=v, size=args.size, bs=args.bs, threads=torch.get_num_threads(), hardware=args.hardware)
+    table = pd.DataFrame([dict(step=s, precision=str(p).removeprefix('torch.'), kind=k, seconds=v, size=args.size,
+                               bs=args.bs, threads=torch.get_num_threads(), hardware=args.hardware)
                           for s,p,found in rows for k,v in sorted(found.items())])
     table.to_csv(args.out, index=False, float_format='%.4g')
     print(table.pivot_table(index='kind', columns='step', values='seconds', sort=False).round(3).to_string())

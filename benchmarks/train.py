@@ -1,19 +1,32 @@
-"""How fast a validated model is trained, beside plain fastai: python benchmarks/train.py [--data FOLDER] [--hardware WORDS]
+"""How fast a validated model is trained, beside plain fastai:
 
-FOLDER holds a folder of photos for each class; `--drawn SIDE` draws square portraits of so many pixels instead, since decoding rules with large photos. Plain fastai (`ImageDataLoaders`, `Resize` squished, `Flip`, `vision_learner`) and this library train the same ResNet34 on
-the same split, at the same size, with the same epochs and batch size, in turn, each in a process of its own; the seconds run from the folder of files to the accuracy on the
-validation photos, so this library's check of all files is in its seconds. Each row of benchmarks/results/train.csv is one run; JSON with the ratios is printed. Modes: frozen
-(the head alone), unfrozen (the whole network), growing (the same, ours from photos of half the size), stages (ours: the last two stages, plain fastai: the whole network).
+    python benchmarks/train.py [--data FOLDER] [--hardware WORDS]
 
-`limit` is the share that the arithmetic alone would take of the seconds, at the rate of this machine's matrix products in the same precision (`precision`; validation is never in int8), and `decode` what decoding the photos once
-would. `accuracy_float32` is that of the finished model in full precision. Memory is the most that process and loaders held at a time, in MB; on a GPU that of the GPU stands beside it.
+FOLDER holds a folder of photos for each class; `--drawn SIDE` draws square portraits of so many pixels
+instead, since decoding rules with large photos. Plain fastai (`ImageDataLoaders`, `Resize` squished, `Flip`,
+`vision_learner`) and this library train the same ResNet34 on the same split, at the same size, with the same
+epochs and batch size, in turn, each in a process of its own; the seconds run from the folder of files to the
+accuracy on the validation photos, so this library's check of all files is in its seconds.
+
+Each row of benchmarks/results/train.csv is one run; JSON with the ratios is printed.
+
+Modes: frozen (the head alone), unfrozen (the whole network), growing (the same, ours from photos of half the
+size), stages (ours: the last two stages, plain fastai: the whole network).
+
+`limit` is the share that the arithmetic alone would take of the seconds, at the rate of this machine's matrix
+products in the same precision (`precision`; validation is never in int8), and `decode` what decoding the
+photos once would.
+
+`accuracy_float32` is that of the finished model in full precision. Memory is the most that process and
+loaders held at a time, in MB; on a GPU that of the GPU stands beside it.
 """
 import argparse, json, os, tempfile, threading, time, warnings
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context, set_start_method
 from pathlib import Path
 import numpy as np, pandas as pd, psutil, torch
-from fastai.vision.all import Flip, ImageDataLoaders, Normalize, Resize, ResizeMethod, accuracy, imagenet_stats, resnet34, set_seed, vision_learner
+from fastai.vision.all import (Flip, ImageDataLoaders, Normalize, Resize, ResizeMethod, accuracy, imagenet_stats,
+                               resnet34, set_seed, vision_learner)
 from torch.utils.flop_counter import FlopCounterMode
 from genderres.all import GrowSize, cache_photos, gender_dls, gender_learner, photos_from_source, sample_portraits
 from genderres.stats import wilson
@@ -24,8 +37,10 @@ results = Path(__file__).parent/'results/train.csv'
 
 def fastai_plain(table, args, mode):
     "Plain fastai, with the same body"
-    dls = ImageDataLoaders.from_df(table.assign(valid=table.split == 'valid', file=table.file.map(os.path.abspath))[['file', 'label', 'valid']], path='/', valid_col='valid', bs=args.bs, num_workers=args.workers,
-                                   item_tfms=Resize(args.size, ResizeMethod.Squish), batch_tfms=[Flip(), Normalize.from_stats(*imagenet_stats)])
+    dls = ImageDataLoaders.from_df(
+        table.assign(valid=table.split == 'valid', file=table.file.map(os.path.abspath))[['file', 'label', 'valid']],
+        path='/', valid_col='valid', bs=args.bs, num_workers=args.workers,
+        item_tfms=Resize(args.size, ResizeMethod.Squish), batch_tfms=[Flip(), Normalize.from_stats(*imagenet_stats)])
     learn = vision_learner(dls, resnet34, pretrained=False, metrics=accuracy)
     if args.weights: learn.model[0].load_state_dict(build_network(resnet34, 2, args.weights)[0].state_dict())
     if mode == 'frozen': learn.freeze()
@@ -48,7 +63,8 @@ def steps(mode, cache):
     if mode == 'frozen': res.append(('features once', ours(dict(dtype=torch.float32))))
     if mode == 'growing': res.append(('growing photos', ours()))
     if mode == 'stages': res.append(('maps once', ours(dict(dtype=torch.float32))))
-    return res + [('+ precision' if len(res) > 1 else 'precision', ours({})), ('+ cache, empty', ours({}, cache)), ('+ cache, filled', ours({}, cache))]
+    return res + [('+ precision' if len(res) > 1 else 'precision', ours({})),
+                  ('+ cache, empty', ours({}, cache)), ('+ cache, filled', ours({}, cache))]
 
 class Peak:
     "The most memory that this process and its children hold at a time"
@@ -83,11 +99,13 @@ def run(mode, cache, step, table, args, seed):
         seconds = time.perf_counter() - start
     n, share, rapid = len(learn.dls.valid_ds), learn.recorder.values[-1][2], getattr(learn, 'rapid', None)
     right = round(share*n)
-    row = dict(seconds=seconds, right=right, n=n, accuracy=share, low=wilson(right, n)[1], high=wilson(right, n)[2], memory=peak.most/2**20,
+    row = dict(seconds=seconds, right=right, n=n, accuracy=share, low=wilson(right, n)[1], high=wilson(right, n)[2],
+               memory=peak.most/2**20,
                memory_gpu=torch.cuda.max_memory_allocated()/2**20 if torch.cuda.is_available() else 0)
     with learn.no_bar(), learn.no_logging(): preds, targs = learn.get_preds()
     row['accuracy_float32'] = float((preds.argmax(1) == targs).float().mean())
-    return row | dict(precision=str(rapid.precision if rapid else torch.float32).removeprefix('torch.'), views=rapid.views if rapid and mode in ('frozen', 'stages') else 0)
+    return row | dict(precision=str(rapid.precision if rapid else torch.float32).removeprefix('torch.'),
+                      views=rapid.views if rapid and mode in ('frozen', 'stages') else 0)
 
 def int8_seconds(n):
     "Of a matrix product in eight-bit integers: the shortest of five"
@@ -99,10 +117,12 @@ def int8_seconds(n):
     return best
 
 def machine(table, args):
-    "Operations of a forward pass of one photo, of matrix products a second in each precision, and seconds to decode all photos once"
+    """Operations of a forward pass of one photo, of matrix products a second in each precision,
+    and seconds to decode all photos once"""
     device, res = 'cuda' if torch.cuda.is_available() else 'cpu', {}
     net = build_network(resnet34, 2, None)[0].eval().to(device)
-    with FlopCounterMode(display=False) as count, torch.no_grad(): net(torch.zeros(1, 3, args.size, args.size, device=device))
+    with FlopCounterMode(display=False) as count, torch.no_grad():
+        net(torch.zeros(1, 3, args.size, args.size, device=device))
     for dtype in (torch.float32, torch.bfloat16, *[torch.float16]*(device == 'cuda')):
         a, best = torch.randn(2048, 2048, device=device).to(dtype), np.inf
         for _ in range(5):
@@ -119,26 +139,33 @@ def machine(table, args):
 
 def first_layers(size):
     "Operations of what is before the last two stages, for one photo"
-    with FlopCounterMode(display=False) as count, torch.no_grad(): build_network(resnet34, 2, None)[0][:6](torch.zeros(1, 3, size, size))
+    with FlopCounterMode(display=False) as count, torch.no_grad():
+        build_network(resnet34, 2, None)[0][:6](torch.zeros(1, 3, size, size))
     return count.get_total_flops()
 
 def operations(mode, step, row, forward, rates, table, args):
     "How many operations the network's work takes at least, in the row's precision"
     n, m = ((table.split == o).sum() for o in ('train', 'valid'))
     train, valid = n*forward, m*forward
-    if mode == 'stages' and row['views']: return (row['views']*n + m)*(first := first_layers(args.size)) + args.epochs*(3*n + m)*(forward - first)
-    if row['precision'] == 'int8': valid *= rates['int8']/max(v for k,v in rates.items() if k != 'int8')   # validation is in floats
+    if mode == 'stages' and row['views']:
+        return ((row['views']*n + m)*(first := first_layers(args.size))
+                + args.epochs*(3*n + m)*(forward - first))
+    if row['precision'] == 'int8':   # validation is in floats
+        valid *= rates['int8']/max(v for k,v in rates.items() if k != 'int8')
     if row['views']: return row['views']*train + valid
     share = np.mean(np.linspace(.5, 1, args.epochs)**2) if mode == 'growing' and step != 'fastai' else 1
-    return args.epochs*((2 if mode == 'frozen' else 3)*share*train + valid)   # frozen fastai goes back through the body, too: it trains the batch norm
+    # frozen fastai goes back through the body, too: it trains the batch norm
+    return args.epochs*((2 if mode == 'frozen' else 3)*share*train + valid)
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data', type=Path, default=Path('../shared/data/congress'))
-    parser.add_argument('--modes', nargs='+', default=['frozen', 'unfrozen', 'growing', 'stages'], choices=['frozen', 'unfrozen', 'growing', 'stages'])
+    parser.add_argument('--modes', nargs='+', default=['frozen', 'unfrozen', 'growing', 'stages'],
+                        choices=['frozen', 'unfrozen', 'growing', 'stages'])
     parser.add_argument('--seeds', nargs='+', type=int, default=[42, 43, 44])
     parser.add_argument('--photos', type=int, help='so many photos, drawn at random; default: all')
-    parser.add_argument('--drawn', type=int, help='draw square portraits of so many pixels instead of FOLDER: 1,000, or --photos')
+    parser.add_argument('--drawn', type=int,
+                        help='draw square portraits of so many pixels instead of FOLDER: 1,000, or --photos')
     parser.add_argument('--steps', nargs='+', help='only these, by the names they have in the table')
     parser.add_argument('--size', type=int, default=224)
     parser.add_argument('--epochs', type=int, default=4)
@@ -152,7 +179,9 @@ def main():
     args = parser.parse_args()
     args.weights = None if args.weights == 'none' else args.weights
     warnings.simplefilter('ignore')
-    photos = photos_from_source(sample_portraits(n=args.photos or 1000, size=args.drawn) if args.drawn else args.data).query("problem == '' and label != ''")
+    photos = photos_from_source(
+        sample_portraits(n=args.photos or 1000, size=args.drawn) if args.drawn else args.data
+    ).query("problem == '' and label != ''")
     if args.photos: photos = photos.sample(min(args.photos, len(photos)), random_state=0)
     split = gender_dls(photos[['file', 'label']], size=args.size, bs=args.bs, num_workers=0).photos.query('usable')
     table = split[['file', 'label', 'split']].reset_index(drop=True)
@@ -166,14 +195,18 @@ def main():
                     with ProcessPoolExecutor(1, get_context('spawn')) as alone:   # to_rapid sets up its whole process
                         row = alone.submit(run, mode, cache, step, table, args, seed).result()
                     limit = operations(mode, step, row, forward, rates, table, args)/rates[row['precision']]
-                    rows.append(dict(set=f'drawn, {args.drawn}' if args.drawn else args.data.name, photos=len(table), mode=mode, step=step, seed=seed, size=args.size, epochs=args.epochs, bs=args.bs) | row
-                                | dict(limit=limit/row['seconds'], decode=decode/row['seconds'], hardware=args.hardware))
+                    rows.append(dict(set=f'drawn, {args.drawn}' if args.drawn else args.data.name, photos=len(table),
+                                     mode=mode, step=step, seed=seed, size=args.size, epochs=args.epochs, bs=args.bs)
+                                | row | dict(limit=limit/row['seconds'], decode=decode/row['seconds'],
+                                             hardware=args.hardware))
                     print(pd.Series(rows[-1]).to_json(), flush=True)
                     old = pd.read_csv(args.out) if args.out.exists() else pd.DataFrame()
                     pd.concat([old, pd.DataFrame(rows[-1:])]).to_csv(args.out, index=False, float_format='%.5g')
     rows = pd.DataFrame(rows)
     mean = rows.groupby(['mode', 'step'], sort=False).seconds.mean()
-    ratios = {m: {s: round(mean[m, 'fastai']/mean[m, s], 2) for s in mean[m].index} for m in args.modes if 'fastai' in mean[m]}
-    print(json.dumps(dict(photos=len(table), times_as_fast=ratios, operations_per_second=rates, operations_per_photo=forward), default=float))
+    ratios = {m: {s: round(mean[m, 'fastai']/mean[m, s], 2) for s in mean[m].index}
+              for m in args.modes if 'fastai' in mean[m]}
+    print(json.dumps(dict(photos=len(table), times_as_fast=ratios, operations_per_second=rates,
+                          operations_per_photo=forward), default=float))
 
 if __name__ == '__main__': main()

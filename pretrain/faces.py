@@ -1,6 +1,7 @@
 """The largest face of each photo in congress and wild: python pretrain/faces.py DATA FACES.csv
 
-Needs the extra `faces`. Writes file (relative to DATA), x0, y0, x1, y1 (pixels of the upright photo) and score, a row for each photo in which a face is found.
+Needs the extra `faces`. Writes file (relative to DATA), x0, y0, x1, y1 (pixels of the upright photo) and
+score, a row for each photo in which a face is found.
 """
 import sys
 from pathlib import Path

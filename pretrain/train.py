@@ -1,14 +1,18 @@
-"""Train `portrait`: a ResNet34 body and a head for men and women, from FairFace crops and two small sets of photos
+"""Train `portrait`: a ResNet34 body and a head for men and women,
+from FairFace crops and two small sets of photos
 
     python pretrain/train.py --data DATA --faces FACES.csv --out checkpoints/portrait --start BODY.safetensors
 
-DATA holds `fairface/` (unzipped: train/, test/, labels.csv), `congress/` and `wild/`; FACES.csv, from `faces.py`, has the
-largest face of each photo of the latter two. Ctrl-C or a kill stops the run; the same command continues from the last checkpoint. `--demo` trains
-on drawn portraits for about two minutes instead. A GPU is used where there is one, bfloat16 unless `--fp32` is given.
+DATA holds `fairface/` (unzipped: train/, test/, labels.csv), `congress/` and `wild/`; FACES.csv, from
+`faces.py`, has the largest face of each photo of the latter two.
 
-The rate stays constant after a short warm-up and falls to zero over the last third (`--decay`), so that a run can be
-prolonged, with a larger `--views`, as long as the rate has not begun to fall. Sizes grow with the share of views seen.
-On one kind of device, the views of a batch depend on the seed and the batch's number alone.
+Ctrl-C or a kill stops the run; the same command continues from the last checkpoint. `--demo` trains on drawn
+portraits for about two minutes instead. A GPU is used where there is one, bfloat16 unless `--fp32` is given.
+
+The rate stays constant after a short warm-up and falls to zero over the last third (`--decay`), so that a run
+can be prolonged, with a larger `--views`, as long as the rate has not begun to fall. Sizes grow with the
+share of views seen. On one kind of device, the views of a batch depend on the seed and the batch's number
+alone.
 """
 import argparse, math, os, signal, time, zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +48,8 @@ def fairface(
 ) -> pd.DataFrame: # source, file, label, age, race, valid
     "The training crops of FairFace; some are held out, for choices and for the calibration"
     t = pd.read_csv(root/'fairface/labels.csv').query("split == 'train'")
-    return t.assign(source='fairface', file='fairface/' + t.file, valid=t.file.map(lambda o: held_out(o, share))).drop(columns='split')
+    return t.assign(source='fairface', file='fairface/' + t.file,
+                    valid=t.file.map(lambda o: held_out(o, share))).drop(columns='split')
 
 def others(root, faces) -> pd.DataFrame: # source, file, label, valid, box; each photo twice: around its face, and whole
     "Portraits of Congress but for one person in five, and the training snapshots in which a face was found"
@@ -53,10 +58,13 @@ def others(root, faces) -> pd.DataFrame: # source, file, label, valid, box; each
     found = pd.read_csv(faces).set_index('file')
     t = pd.concat([
         pd.DataFrame(dict(source='congress', file='congress/' + lab.file, label=lab.label)),
-        pd.DataFrame([dict(source='wild', file=o.relative_to(root).as_posix(), label={'man': 'men', 'woman': 'women'}[o.parent.name])
-                      for o in sorted((root/'wild/train').rglob('*.jpg'))])])
+        pd.DataFrame([
+            dict(source='wild', file=o.relative_to(root).as_posix(),
+                 label={'man': 'men', 'woman': 'women'}[o.parent.name])
+            for o in sorted((root/'wild/train').rglob('*.jpg'))])])
     t = t[t.file.isin(found.index)].assign(valid=False)
-    return pd.concat([t.assign(box=[found.loc[o, ['x0', 'y0', 'x1', 'y1']].to_list() for o in t.file]), t.assign(box=None)])
+    return pd.concat([t.assign(box=[found.loc[o, ['x0', 'y0', 'x1', 'y1']].to_list() for o in t.file]),
+                      t.assign(box=None)])
 
 def square_around(
     box,   # Face: x0, y0, x1, y1 in pixels
@@ -85,8 +93,8 @@ def read_all(photos, root, cache) -> torch.Tensor: # (n, 3, side, side), uint8
     return torch.from_numpy(np.load(cache, mmap_mode='c'))
 
 def chances(photos) -> np.ndarray: # For each photo, the chance to be the next view
-    """Each source has its share; in it, each class of each group of people has the same; few of one age are seen somewhat
-    more often. A held-out photo is never seen"""
+    """Each source has its share; in it, each class of each group of people has the same; few of one age are seen
+    somewhat more often. A held-out photo is never seen"""
     t = photos[~photos.valid]
     w = 1/t.groupby(['source', 'label', 'race'], dropna=False).label.transform('size')
     w *= t.groupby(['source', 'age'], dropna=False).label.transform('size')**-.25
@@ -115,13 +123,13 @@ def crop_views(
     centre = torch.where(inside, torch.minimum(torch.maximum(centre, half-1), 1-half), centre)
     turn = torch.where(rand(n) < .4, .16*normal(n), 0.)
     mirror = torch.where(rand(n) < .5, -1., 1.)
-    at = (torch.arange(2*size, device=dev) + .5)/size - 1        # twice as fine as the view, averaged below
+    at = (torch.arange(2*size, device=dev) + .5)/size - 1  # twice as fine as the view, averaged below
     v, u = torch.meshgrid(at, at, indexing='ij')
     u, v = (half[:, :1, None]*mirror[:, None, None]*u, half[:, 1:, None]*v)
     c, s = turn.cos()[:, None, None], turn.sin()[:, None, None]
     grid = torch.stack([c*u - s*v, s*u + c*v], -1) + centre[:, None, None]
     beyond = (grid.abs().amax(-1, keepdim=True) > 1).permute(0, 3, 1, 2)
-    how = rand(n)[:, None, None, None]                           # beyond the photo: its border, its mirror image, or a colour
+    how = rand(n)[:, None, None, None]                     # beyond the photo: its border, its mirror image, or a colour
     grid = torch.where((how >= .25) & (how < .5), ((grid + 1) % 4 - 2).abs().neg() + 1, grid)
     y = F.grid_sample(x, grid, padding_mode='border', align_corners=False)
     colour = torch.where(how < .75, rand(n, 3, 1, 1), torch.where(how < .9, 0., 1.))
@@ -189,9 +197,10 @@ class Views:
         self.pixels, self.a, self.device = pixels.to(device), a, device
         self.p = torch.tensor(chances(photos), dtype=torch.float32, device=device)
         self.face = torch.tensor([isinstance(o, list) for o in photos.box], device=device)
-        self.y = torch.stack([torch.tensor(photos[c].map({o: i for i,o in enumerate(v)}).fillna(-1).astype(int).to_numpy())
-                              for c,v in HEADS.items()], 1).to(device)
-    def __call__(self, i, size): # (bs, 3, size, size), ready for the network, and (bs, heads); -1 where a label is missing
+        self.y = torch.stack([
+            torch.tensor(photos[c].map({o: i for i,o in enumerate(v)}).fillna(-1).astype(int).to_numpy())
+            for c,v in HEADS.items()], 1).to(device)
+    def __call__(self, i, size): # (bs, 3, size, size), for the network, and (bs, heads); -1 where a label is missing
         g = torch.Generator(self.device).manual_seed(self.a.seed*1_000_003 + i)
         k = torch.multinomial(self.p, self.a.bs, replacement=True, generator=g)
         with torch.no_grad():
@@ -209,15 +218,19 @@ def network(
     "Random weights, or the body in `start` with a new head or its own"
     net = resnet34(weights=None, num_classes=out)
     if start:
-        state = {k: v.float() if v.is_floating_point() else v for k,v in load_file(start).items() if head or not k.startswith('fc.')}
+        state = {k: v.float() if v.is_floating_point() else v
+                 for k,v in load_file(start).items() if head or not k.startswith('fc.')}
         missing, unknown = net.load_state_dict(state, strict=False)
-        if unknown or {*missing} - (set() if head else {'fc.weight', 'fc.bias'}): raise ValueError(f"{start} is no ResNet34: {unknown or missing}")
+        if unknown or {*missing} - (set() if head else {'fc.weight', 'fc.bias'}):
+            raise ValueError(f"{start} is no ResNet34: {unknown or missing}")
     return net.to(memory_format=torch.channels_last)
 
 def optimiser(net, lr, wd, fused): # Weights that are matrices decay, the others do not
     "AdamW; the new head learns three times as fast as the body"
-    groups = [dict(params=[p for n,p in net.named_parameters() if n.startswith('fc.') == head and (p.ndim > 1) == decays],
-                   weight_decay=wd*decays, peak=lr*(3 if head else 1)) for head in (False, True) for decays in (False, True)]
+    groups = [dict(params=[p for n,p in net.named_parameters()
+                           if n.startswith('fc.') == head and (p.ndim > 1) == decays],
+                   weight_decay=wd*decays, peak=lr*(3 if head else 1))
+              for head in (False, True) for decays in (False, True)]
     return torch.optim.AdamW(groups, lr=lr, fused=fused)
 
 def rate(done, total, decay, warm): # Factor for the peak rate
@@ -232,8 +245,8 @@ def loss_of(
 ): # A number
     "Cross-entropy of men and women, and of age and group, which help the body along"
     parts = out.split([len(o) for o in HEADS.values()], 1)
-    losses = [F.cross_entropy(o, y[:, i], label_smoothing=smooth, ignore_index=-1, reduction='sum')/(y[:, i] >= 0).sum().clamp(min=1)
-              for i,o in enumerate(parts[:None if aux else 1])]
+    losses = [F.cross_entropy(o, y[:, i], label_smoothing=smooth, ignore_index=-1, reduction='sum')
+              /(y[:, i] >= 0).sum().clamp(min=1) for i,o in enumerate(parts[:None if aux else 1])]
     return losses[0] + aux*sum(losses[1:])
 
 @torch.no_grad()
@@ -244,7 +257,8 @@ def logits_of(net, x, size, fp32=True) -> np.ndarray: # (n, classes), from (n, 3
     for o in x.split(250):
         o = o.to(next(net.parameters()).device).float()/255
         if o.shape[-1] != size: o = F.interpolate(o, (size, size), mode='bilinear', antialias=True)
-        with torch.autocast(o.device.type, torch.bfloat16, enabled=not fp32): res.append(net(normalise(o))[:, :len(VOCAB)].float().cpu())
+        with torch.autocast(o.device.type, torch.bfloat16, enabled=not fp32):
+            res.append(net(normalise(o))[:, :len(VOCAB)].float().cpu())
     return torch.cat(res).numpy()
 
 def train(a, photos, pixels, device):
@@ -267,7 +281,8 @@ def train(a, photos, pixels, device):
     for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, lambda *_: stop.append(True))
 
     def keep():
-        torch.save(dict(net=net.state_dict(), ema=ema.state_dict(), opt=opt.state_dict(), step=step, spent=spent), out/'state.part')
+        torch.save(dict(net=net.state_dict(), ema=ema.state_dict(), opt=opt.state_dict(), step=step, spent=spent),
+                   out/'state.part')
         os.replace(out/'state.part', file)
 
     steps, every = a.views//a.bs, max(1, a.every//a.bs)
@@ -291,9 +306,11 @@ def train(a, photos, pixels, device):
         if step % every == 0 or step == steps or stop:
             mean = torch.stack(losses).mean().item()
             spent += time.time() - began
-            ok = logits_of(ema, pixels[held], 128, a.fp32).argmax(1) == truth if len(held) and not stop else np.full(len(held), np.nan)
+            ok = (logits_of(ema, pixels[held], 128, a.fp32).argmax(1) == truth if len(held) and not stop
+                  else np.full(len(held), np.nan))
             row = dict(views=step*a.bs, size=x.shape[-1], lr=f"{opt.param_groups[0]['lr']:.2e}", loss=round(mean, 4),
-                       **{c: round(float(ok[truth == i].mean()), 4) for i,c in enumerate(VOCAB)}, minutes=round(spent/60, 2))
+                       **{c: round(float(ok[truth == i].mean()), 4) for i,c in enumerate(VOCAB)},
+                       minutes=round(spent/60, 2))
             pd.DataFrame([row]).to_csv(out/'curve.csv', mode='a', header=not (out/'curve.csv').exists(), index=False)
             print(row, flush=True)
             keep()
@@ -306,8 +323,8 @@ def train(a, photos, pixels, device):
 def drawn(n=400): # Table of photos, and their pixels
     "Drawn portraits instead of photos, to try the program"
     from genderres.portraits import draw_portrait
-    photos = pd.DataFrame(dict(source='drawn', label=[VOCAB[i % 2] for i in range(n)], valid=[i % 10 < 2 for i in range(n)],
-                               age=None, race=None, box=None))
+    photos = pd.DataFrame(dict(source='drawn', label=[VOCAB[i % 2] for i in range(n)],
+                               valid=[i % 10 < 2 for i in range(n)], age=None, race=None, box=None))
     ims = [np.asarray(draw_portrait(photos.label[i], np.random.default_rng(i), size=SIDE)) for i in range(n)]
     return photos, torch.from_numpy(np.stack(ims)).permute(0, 3, 1, 2).contiguous()
 
@@ -322,7 +339,8 @@ def main():
     p.add_argument('--lr', type=float, default=1e-3)
     p.add_argument('--wd', type=float, default=.05)
     p.add_argument('--smooth', type=float, default=.05, help='label smoothing')
-    p.add_argument('--mixup', type=float, default=0., help="parameter of the beta distribution; 0: no two photos are mixed")
+    p.add_argument('--mixup', type=float, default=0.,
+                   help="parameter of the beta distribution; 0: no two photos are mixed")
     p.add_argument('--aux', type=float, default=.2, help='weight of age and group in the loss')
     p.add_argument('--ema', type=float, default=.998)
     p.add_argument('--decay', type=float, default=.35, help='share of the views over which the rate falls')
@@ -330,7 +348,8 @@ def main():
     p.add_argument('--hold', type=int, default=20, help='one FairFace crop in this many is held out')
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--fp32', action='store_true')
-    p.add_argument('--spoiled', type=float, default=.5, help='share of the batches with other light and resolution, and parts hidden')
+    p.add_argument('--spoiled', type=float, default=.5,
+                   help='share of the batches with other light and resolution, and parts hidden')
     p.add_argument('--demo', action='store_true', help='drawn portraits instead of photos')
     a = p.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
@@ -338,7 +357,8 @@ def main():
     if a.demo: photos, pixels = drawn()
     else:
         if not a.data: p.error('--data is missing')
-        photos = pd.concat([fairface(a.data, a.hold)] + ([others(a.data, a.faces)] if a.faces else []), ignore_index=True)
+        photos = pd.concat([fairface(a.data, a.hold)] + ([others(a.data, a.faces)] if a.faces else []),
+                           ignore_index=True)
         if not a.faces: photos['box'] = None
         pixels = read_all(photos, a.data, a.out/'pixels.npy')
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
