@@ -45,7 +45,8 @@ def four_lines():
 
 @pytest.fixture
 def interruptible():
-    "Ctrl-C raises KeyboardInterrupt: also where a shell's background job ignores it, and never in a finalizer, where Python drops it"
+    """Ctrl-C raises KeyboardInterrupt: also where a shell's background job ignores it, and never in a finalizer,
+    where Python drops it"""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.collect(); gc.disable()
     yield
@@ -53,7 +54,8 @@ def interruptible():
 
 @pytest.fixture
 def large_photos(tmp_path, monkeypatch):
-    "A folder of 16 files of 40 megapixels and 8 of 14; the pixels of a large one; how many were in work at once, after each read"
+    """A folder of 16 files of 40 megapixels and 8 of 14; the pixels of a large one; how many were in work at once,
+    after each read"""
     files = [tmp_path/'photos'/('men' if i % 2 else 'women')/f'{i:02}.png' for i in range(24)]
     for o in files: o.parent.mkdir(parents=True, exist_ok=True)
     Image.new('1', (4000, 3500)).save(files[0])
@@ -85,9 +87,11 @@ def awkward(tmp_path):
         if data is not None: file.write_bytes(data)
         known[str(file)] = ok
         return file
-    for mode,ending in [('1','png'), ('L','jpg'), ('L','png'), ('LA','png'), ('P','gif'), ('P','png'), ('RGBA','png'), ('RGBA','webp'), ('CMYK','jpg'),
-                        ('YCbCr','jpg'), ('RGB','bmp'), ('RGB','tiff'), ('RGB','ppm'), ('RGB','webp'), ('I;16','png'), ('F','tiff')]:
-        im = Image.fromarray(np.asarray(photo.convert('L')).astype(np.uint16)*256) if mode == 'I;16' else photo.convert(mode)
+    for mode,ending in [('1','png'), ('L','jpg'), ('L','png'), ('LA','png'), ('P','gif'), ('P','png'), ('RGBA','png'),
+                        ('RGBA','webp'), ('CMYK','jpg'), ('YCbCr','jpg'), ('RGB','bmp'), ('RGB','tiff'), ('RGB','ppm'),
+                        ('RGB','webp'), ('I;16','png'), ('F','tiff')]:
+        im = (Image.fromarray(np.asarray(photo.convert('L')).astype(np.uint16)*256) if mode == 'I;16'
+              else photo.convert(mode))
         im.save(put(f'mode {mode.replace(";", "")}.{ending}', None, True))
     for o in range(2, 9):
         exif = Image.Exif(); exif[0x112] = o
@@ -104,7 +108,8 @@ def awkward(tmp_path):
     if features.check('jpg_2000'): photo.save(put('new.jp2', None, True))
     if features.check('avif'): photo.save(put('new.avif', None, True))
     photo.save(put('no profile.jpg', None, True), icc_profile=b'this is no colour profile')
-    Image.new('CMYK', (64, 64)).save(put('wrong profile.jpg', None, True), icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes())
+    Image.new('CMYK', (64, 64)).save(put('wrong profile.jpg', None, True),
+                                     icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes())
     frames = [photo.convert('P')]*3
     frames[0].save(put('moving.gif', None, True), save_all=True, append_images=frames[1:])
     photo.save(put('clear.png', None, True), transparency=(0, 0, 0))
@@ -131,8 +136,11 @@ def awkward(tmp_path):
     put('album.jpg', b'PK\x03\x04' + good, False)
     put('half.gif', (path/'mode P.gif').read_bytes()[:200], False)
     put('half.webp', (path/'mode RGB.webp').read_bytes()[:200], False)
-    put('letters.png', b'\x89PNG\r\n\x1a\n' + b''.join(struct.pack('>I', len(d)) + k + d + struct.pack('>I', zlib.crc32(k + d)) for k,d in [   # unpacks to more than it should
-        (b'IHDR', struct.pack('>IIBBBBB', 8, 8, 8, 2, 0, 0, 0)), (b'zTXt', b'a\0\0' + zlib.compress(bytes(2**24), 9)), (b'IDAT', zlib.compress(bytes(200))), (b'IEND', b'')]), False)
+    put('letters.png', b'\x89PNG\r\n\x1a\n' + b''.join(   # unpacks to more than it should
+        struct.pack('>I', len(d)) + k + d + struct.pack('>I', zlib.crc32(k + d)) for k,d in [
+            (b'IHDR', struct.pack('>IIBBBBB', 8, 8, 8, 2, 0, 0, 0)),
+            (b'zTXt', b'a\0\0' + zlib.compress(bytes(2**24), 9)),
+            (b'IDAT', zlib.compress(bytes(200))), (b'IEND', b'')]), False)
     with open(put('huge.jpg', None, False), 'wb') as f: f.truncate(2**33)   # eight gigabytes of nothing
     put('-rf.jpg', good, True)
     put(' .jpg', good, True)
@@ -141,8 +149,10 @@ def awkward(tmp_path):
     put('right to left \u202egpj.exe', good, True)
     put('folder.jpg/inside.jpg', good, True)
     put('pickle.jpg', pickle.dumps([1]), False)
-    put('bomb.png', b'\x89PNG\r\n\x1a\n' + b''.join(struct.pack('>I', len(d)) + k + d + struct.pack('>I', zlib.crc32(k + d)) for k,d in [
-        (b'IHDR', struct.pack('>IIBBBBB', 60000, 60000, 8, 2, 0, 0, 0)), (b'IDAT', zlib.compress(bytes(10**6))), (b'IEND', b'')]), False)
+    put('bomb.png', b'\x89PNG\r\n\x1a\n' + b''.join(
+        struct.pack('>I', len(d)) + k + d + struct.pack('>I', zlib.crc32(k + d)) for k,d in [
+            (b'IHDR', struct.pack('>IIBBBBB', 60000, 60000, 8, 2, 0, 0, 0)), (b'IDAT', zlib.compress(bytes(10**6))),
+            (b'IEND', b'')]), False)
     if sys.platform != 'win32':
         put(b'not utf8 \xff\xfe.jpg', good, True)
         put('link.jpg', None, True).symlink_to(path/'no ending')
@@ -161,7 +171,8 @@ def untrained(tmp_path_factory):
     "An untrained classifier in a file, and the same as ONNX"
     tmp = tmp_path_factory.mktemp('untrained')
     set_seed(0)
-    learn = gender_learner(gender_dls(sample_portraits(tmp/'photos', n=20, size=64), size=32, bs=8, num_workers=0), resnet18, weights=None)
+    learn = gender_learner(gender_dls(sample_portraits(tmp/'photos', n=20, size=64), size=32, bs=8, num_workers=0),
+                           resnet18, weights=None)
     clf = learn.to_classifier()
     clf.to_onnx(tmp/'a.onnx')
     return clf.save(tmp/'a.safetensors')

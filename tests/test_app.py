@@ -9,14 +9,15 @@ from genderres.video import Walk, draw_clip
 pytest.importorskip('gradio', reason='the extra app is not installed')
 
 chromium = next((o for o in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome')) if o), None)
-flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-background-networking', '--use-fake-device-for-media-stream',
-         '--use-fake-ui-for-media-stream']
+flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-background-networking',
+         '--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream']
 
 def start(folder, *options, code='from genderres.cli import main; main()'):
     "`genderres app`, and the address that it prints"
     (folder/'tmp').mkdir(exist_ok=True)
     with open(folder/'said.txt', 'w') as said:
-        process = subprocess.Popen([sys.executable, '-c', code, 'app', *options], cwd=folder, stderr=said, env={**os.environ, 'TMPDIR': str(folder/'tmp')})
+        process = subprocess.Popen([sys.executable, '-c', code, 'app', *options], cwd=folder, stderr=said,
+                                   env={**os.environ, 'TMPDIR': str(folder/'tmp')})
     while process.poll() is None:
         if found := re.search(r'http://\S+/', (folder/'said.txt').read_text()): return process, found.group()
         time.sleep(.1)
@@ -28,7 +29,8 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp('site')
     photos = sample_portraits(folder/'photos', n=50, size=64)
     files = sorted(photos.glob('*/*.jpg'))
-    pd.DataFrame(dict(file=[o.relative_to(photos) for o in files], label=[o.parent.name for o in files], hat=['yes', 'no']*25)).to_csv(photos/'photos.csv', index=False)
+    pd.DataFrame(dict(file=[o.relative_to(photos) for o in files], label=[o.parent.name for o in files],
+                      hat=['yes', 'no']*25)).to_csv(photos/'photos.csv', index=False)
     for i in (1, 2): draw_crowd(['men', 'women', 'women'], np.random.default_rng(i))[0].save(folder/f'crowd {i}.jpg')
     (folder/'letter.jpg').write_text('Dear Sir or Madam')
     process, address = start(folder, '--photos', 'photos', '--decisions', 'decisions.csv')
@@ -48,13 +50,15 @@ def browser():
 
 @pytest.fixture
 def visit(browser, site):
-    "Visitors of the page, each with an empty profile; nothing is asked of another host, and nothing goes wrong in their browser"
+    """Visitors of the page, each with an empty profile; nothing is asked of another host, and nothing goes wrong
+    in their browser"""
     asked, wrong, visitors = set(), [], []
     def visit(address=site[1], **kwargs):
         visitors.append(browser.new_context(**{'locale': 'en', 'permissions': ['camera'], **kwargs}))
         page = visitors[-1].new_page()
         page.set_default_timeout(20_000)
-        page.on('request', lambda o: asked.add(re.sub('^(blob|data):.*', '', o.url).split('/')[2:3][0] if '//' in o.url else ''))
+        page.on('request', lambda o: asked.add(re.sub('^(blob|data):.*', '', o.url).split('/')[2:3][0]
+                                               if '//' in o.url else ''))
         page.on('pageerror', lambda o: wrong.append(str(o)))
         page.on('dialog', lambda o: wrong.append(f'a script ran: {o.message}'))
         page.goto(address)
@@ -86,7 +90,8 @@ def test_try(visit, site):
     assert 'not an image' in table.inner_text() and 'presented gender' in panel(page).inner_text()
     with page.expect_download() as download: press(page, 'Download the table')
     answers = pd.read_csv(download.value.path())
-    assert answers.file.tolist() == ['crowd 1.jpg']*3 + ['crowd 2.jpg']*3 + ['letter.jpg'] and answers.threshold.eq(.8).all()
+    assert (answers.file.tolist() == ['crowd 1.jpg']*3 + ['crowd 2.jpg']*3 + ['letter.jpg']
+            and answers.threshold.eq(.8).all())
     press(page, 'Where did it look?')
     panel(page).locator('img[alt="What spoke for the answer"]').wait_for()
 
@@ -128,7 +133,8 @@ def test_evaluate(visit, site):
     page.get_by_label('Compare groups by').click()
     page.get_by_role('option', name='hat').click()
     press(page, 'Evaluate')
-    for o in ('Labels and predictions', 'The photos with the largest losses', 'Shares and intervals by group'): panel(page).locator(f'img[alt="{o}"]').wait_for()
+    for o in ('Labels and predictions', 'The photos with the largest losses', 'Shares and intervals by group'):
+        panel(page).locator(f'img[alt="{o}"]').wait_for()
     text = panel(page).inner_text()
     assert 'recall women' in text and '95% interval' in text and 'presented gender' in text.lower()
     with page.expect_download() as download: press(page, 'Download the table')
@@ -147,7 +153,8 @@ def decide(page, key, known):
     page.wait_for_function('() => !/processing|^[0-9.]+s/.test(document.querySelector("#said").innerText)')
     before = said(page)
     page.keyboard.press(key)
-    page.wait_for_function('before => { const o = document.querySelector("#said").innerText.trim(); return o != before && /^(keep|exclude|men|women): |again|repeat/.test(o) }', arg=before)
+    page.wait_for_function('before => { const o = document.querySelector("#said").innerText.trim(); '
+                           'return o != before && /^(keep|exclude|men|women): |again|repeat/.test(o) }', arg=before)
     decision, _, files = said(page).split('\n')[0].partition(': ')
     known.update({o: decision for o in files.split(', ') if o.endswith('.png')})
 
@@ -173,7 +180,8 @@ def test_clean(visit, tmp_path, request):
         for label in ('men', 'women'):
             (photos/label).mkdir(parents=True, exist_ok=True)
             Image.new('RGB', (64, 64), (2*i, 0, 255 if label == 'men' else 0)).save(photos/label/f'{label} {i}.png')
-    no_review = "import sys; sys.modules['cleanlab.filter'] = None; from genderres.cli import main; main()"   # blank photos are suspects enough
+    # blank photos are suspects enough
+    no_review = "import sys; sys.modules['cleanlab.filter'] = None; from genderres.cli import main; main()"
     options = '--photos', 'photos', '--decisions', 'decisions.csv'
     process, address = start(tmp_path, *options, code=no_review)
     request.addfinalizer(process.kill)
@@ -204,7 +212,8 @@ def test_clean(visit, tmp_path, request):
     page.wait_for_function("n => document.querySelector('#said').innerText.includes(`${n} of 208`)", arg=len(known) - 8)
     assert len(written(file)) == len(known) - 8
     page.set_viewport_size(dict(width=320, height=700))
-    assert page.evaluate("() => [...document.querySelectorAll('#filters label')].every(o => o.getBoundingClientRect().right <= 320)")
+    assert page.evaluate("() => [...document.querySelectorAll('#filters label')]"
+                         ".every(o => o.getBoundingClientRect().right <= 320)")
     assert len([*photos.rglob('*.png')]) == 208
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0, (tmp_path/'said.txt').read_text()
@@ -212,12 +221,16 @@ def test_clean(visit, tmp_path, request):
 def refused(page): return page.locator('.toast-body').last.inner_text()
 
 def test_hostile_files(visit, site, tmp_path):
-    "A bomb, a script in a name and in EXIF, a file that is too large, and too many files: a line each, and the page goes on"
+    """A bomb, a script in a name and in EXIF, a file that is too large, and too many files: a line each,
+    and the page goes on"""
     chunk = lambda kind, data: struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-    (tmp_path/'bomb.png').write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', 60000, 60000, 8, 2, 0, 0, 0)) + chunk(b'IDAT', zlib.compress(bytes(10**6))) + chunk(b'IEND', b''))
+    (tmp_path/'bomb.png').write_bytes(
+        b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', 60000, 60000, 8, 2, 0, 0, 0))
+        + chunk(b'IDAT', zlib.compress(bytes(10**6))) + chunk(b'IEND', b''))
     exif, photo = Image.Exif(), draw_portrait('women', np.random.default_rng(0), 200)
     exif[0x10e] = '<script>alert(1)</script>'
-    named = [tmp_path/o for o in ('<img src=x onerror=alert(1)>.jpg', '${alert(1)}{{alert(1)}}.jpg', '"><svg onload=alert(1)>.jpg')]
+    named = [tmp_path/o for o in ('<img src=x onerror=alert(1)>.jpg', '${alert(1)}{{alert(1)}}.jpg',
+                                  '"><svg onload=alert(1)>.jpg')]
     for o in named: photo.save(o, exif=exif)
     (tmp_path/'page.svg').write_text('<svg xmlns="http://www.w3.org/2000/svg" onload="alert(1)"/>')
     page = visit()
@@ -245,18 +258,23 @@ def status(address, path, headers={}, data=None):
     except urllib.error.HTTPError as e: return e.code
 
 def test_server_refuses(site):
-    "Files that nobody uploaded, addresses to fetch, other names of the machine, and uploads that are too large before they come"
+    """Files that nobody uploaded, addresses to fetch, other names of the machine, and uploads that are too large
+    before they come"""
     folder, address = site
     assert status(address, '') == 200
-    for o in (folder/'photos'/'photos.csv', folder/'said.txt', '/etc/passwd', 'said.txt', '../../etc/passwd', 'http://127.0.0.1:1/a.jpg', f'file://{folder}/said.txt'):
+    for o in (folder/'photos'/'photos.csv', folder/'said.txt', '/etc/passwd', 'said.txt', '../../etc/passwd',
+              'http://127.0.0.1:1/a.jpg', f'file://{folder}/said.txt'):
         assert status(address, f'gradio_api/file={o}') in (403, 404), o
     assert status(address, 'gradio_api/proxy=http://127.0.0.1:1/') in (403, 404)
     assert status(address, '', {'Host': 'attacker.example'}) == 400
     host, port = re.search('//(.*):(.*)/', address).groups()
     with socket.create_connection((host, int(port)), 10) as s:
-        s.sendall(f'POST /gradio_api/upload HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: {2**31 + 1}\r\n\r\n'.encode())
+        s.sendall(f'POST /gradio_api/upload HTTP/1.1\r\nHost: {host}:{port}\r\n'
+                  f'Content-Type: multipart/form-data; boundary=x\r\nContent-Length: {2**31 + 1}\r\n\r\n'.encode())
         assert b' 413 ' in s.recv(100)
-    assert {o.name for o in folder.iterdir()} <= {'photos', 'crowd 1.jpg', 'crowd 2.jpg', 'letter.jpg', 'door.mp4', 'said.txt', 'tmp'}   # it writes nothing here
+    # it writes nothing here
+    assert {o.name for o in folder.iterdir()} <= {'photos', 'crowd 1.jpg', 'crowd 2.jpg', 'letter.jpg', 'door.mp4',
+                                                  'said.txt', 'tmp'}
 
 def test_two_visitors(visit, site):
     "Who asks at the same time gets their own answer only"
@@ -273,12 +291,14 @@ def test_two_visitors(visit, site):
 
 def test_a_page_left_open_for_a_day(site):
     "Where the server has forgotten a visitor, they are told what to do"
-    post = lambda path, data: urllib.request.urlopen(urllib.request.Request(site[1] + 'gradio_api/' + path, json.dumps(data).encode(), {'Content-Type': 'application/json'}))
+    post = lambda path, data: urllib.request.urlopen(urllib.request.Request(
+        site[1] + 'gradio_api/' + path, json.dumps(data).encode(), {'Content-Type': 'application/json'}))
     config = json.load(urllib.request.urlopen(site[1] + 'config'))
     acts = [o['id'] for o in config['dependencies'] if len(o['inputs']) == 12]
     post('queue/join', dict(data=[None, '', False, ''] + [False]*8, fn_index=acts[0], session_hash='yesterday'))
     with urllib.request.urlopen(site[1] + 'gradio_api/queue/data?session_hash=yesterday', timeout=20) as said:
-        assert 'the page has forgotten where you were: load it again' in next(o for o in map(bytes.decode, said) if 'process_completed' in o)
+        assert ('the page has forgotten where you were: load it again'
+                in next(o for o in map(bytes.decode, said) if 'process_completed' in o))
 
 def test_uploads_are_gone(visit, site):
     "A page that was left open until its uploads were removed says so in a line"
@@ -295,7 +315,8 @@ def test_keyboard(visit, site):
     page.keyboard.press('Tab')
     names = []
     for _ in range(40):
-        names.append(page.evaluate("() => (document.activeElement.getAttribute('aria-label') || document.activeElement.innerText).trim().split('\\n')[0]"))
+        names.append(page.evaluate("() => (document.activeElement.getAttribute('aria-label') "
+                                   "|| document.activeElement.innerText).trim().split('\\n')[0]"))
         if names[-1] == 'Click to upload or drop files' and names.count(names[-1]) == 1:
             chosen = []
             page.on('filechooser', lambda o: chosen.append(o.set_files(site[0]/'crowd 1.jpg')))
@@ -311,8 +332,10 @@ def test_keyboard(visit, site):
     assert names[0] == 'Try' and names[-1] == 'Judge', names
     panel(page).locator('.prose table').wait_for()
 
-tabs = dict(en=['Try', 'Count', 'Evaluate', 'Clean', 'About'], de=['Ausprobieren', 'Zählen', 'Bewerten', 'Bereinigen', 'Über'],
-            fr=['Essayer', 'Compter', 'Évaluer', 'Nettoyer', 'À propos'], id=['Coba', 'Hitung', 'Evaluasi', 'Bersihkan', 'Tentang'])
+tabs = dict(en=['Try', 'Count', 'Evaluate', 'Clean', 'About'],
+            de=['Ausprobieren', 'Zählen', 'Bewerten', 'Bereinigen', 'Über'],
+            fr=['Essayer', 'Compter', 'Évaluer', 'Nettoyer', 'À propos'],
+            id=['Coba', 'Hitung', 'Evaluasi', 'Bersihkan', 'Tentang'])
 @pytest.mark.parametrize('lang', tabs)
 def test_languages_and_narrow_page(visit, lang):
     "Each tab speaks the browser's language, has a name for every field and button, and fits 360 pixels"
@@ -322,7 +345,9 @@ def test_languages_and_narrow_page(visit, lang):
     for name in tabs[lang]:
         tab(page, name)
         assert page.evaluate('document.documentElement.scrollWidth') == 360
-        nameless = "() => [...document.querySelectorAll('button, input')].filter(o => o.offsetParent && !(o.innerText || o.ariaLabel || o.title || o.labels?.length || o.type == 'file')).map(o => o.outerHTML)"
+        nameless = ("() => [...document.querySelectorAll('button, input')].filter(o => o.offsetParent && "
+                    "!(o.innerText || o.ariaLabel || o.title || o.labels?.length || o.type == 'file'))"
+                    ".map(o => o.outerHTML)")
         assert page.evaluate(nameless) == []
         assert 'genderres_' not in page.inner_text('body')
 
@@ -337,7 +362,8 @@ def test_axe(visit, site):
     for page,name in [*((page, o) for o in tabs['en']), (dark, 'Evaluate')]:
         tab(page, name)
         page.wait_for_timeout(300)   # colours fade
-        wrong = [o for o in Axe().run(page).response['violations'] if o['impact'] != 'minor' and o['id'] != 'nested-interactive']
+        wrong = [o for o in Axe().run(page).response['violations']
+                 if o['impact'] != 'minor' and o['id'] != 'nested-interactive']
         assert not wrong, (name, [(o['id'], o['nodes'][0]['html']) for o in wrong])
 
 def run(*options, **kwargs):
@@ -350,14 +376,16 @@ def test_it_says_why_it_does_not_open(tmp_path, site, monkeypatch):
     port = site[1].split(':')[-1].strip('/')
     code, said = run('--port', port)
     assert code == 1 and f'port {port}: the port is in use' in said and '\n' not in said, said
-    assert run('--host', '0.0.0.0')[1] == 'genderres: others can reach 0.0.0.0: set a password of 12 characters or more, in the variable GENDERRES_PASSWORD'
+    assert run('--host', '0.0.0.0')[1] == ('genderres: others can reach 0.0.0.0: set a password of 12 characters '
+                                           'or more, in the variable GENDERRES_PASSWORD')
     (tmp_path/'a.safetensors').write_bytes(b'nothing')
     assert 'a.safetensors is damaged' in run('--model', tmp_path/'a.safetensors')[1]
     assert run('--model', tmp_path/'b.safetensors')[0] == run('--photos', tmp_path/'nowhere')[0] == 2
     assert 'ends in .csv' in run('--decisions', tmp_path/'decisions.txt')[1]
     assert 'make it first' in run('--decisions', tmp_path/'nowhere'/'decisions.csv')[1]
     (tmp_path/'empty').mkdir()
-    assert 'is empty: put a folder of photos for each class into it' in run('--photos', tmp_path/'empty', '--decisions', tmp_path/'decisions.csv')[1]
+    assert ('is empty: put a folder of photos for each class into it'
+            in run('--photos', tmp_path/'empty', '--decisions', tmp_path/'decisions.csv')[1])
     for o in ('gradio', 'genderres.app'): monkeypatch.setitem(sys.modules, o, None)
     monkeypatch.delitem(sys.modules, 'genderres.app')
     assert run() == (1, "genderres: the page needs gradio: `pip install 'genderres[app]'`")
@@ -367,4 +395,5 @@ def test_only_the_page_imports_gradio():
     code = 'import sys, genderres.cli, genderres.predict, genderres.ready; assert "gradio" not in sys.modules'
     subprocess.run([sys.executable, '-c', code], check=True)
     modules = Path(genderres.cli.__file__).parent.glob('*.py')
-    assert {o.name for o in modules if re.search(r'^(from|import|gr = need).*(gradio|[.]app\b)', o.read_text(), re.M)} == {'app.py'}
+    assert {o.name for o in modules
+            if re.search(r'^(from|import|gr = need).*(gradio|[.]app\b)', o.read_text(), re.M)} == {'app.py'}

@@ -19,10 +19,12 @@ def table(labels, p, **columns): return pd.DataFrame(dict(file=labels.file, **co
 def test_every_form_gives_the_same_figures(faces, tmp_path):
     labels, p = faces
     said = np.where(p > .5, 'Man', 'Woman')
-    probs = GenderInterpretation.from_answers(np.c_[p, 1 - p], (labels.label == 'women').astype(int), labels, two).report().table
+    probs = GenderInterpretation.from_answers(np.c_[p, 1 - p], (labels.label == 'women').astype(int),
+                                              labels, two).report().table
     sure, other = np.where(p > .5, p, 1 - p), dict(classes=dict(Herr='men', Dame='women'))
-    forms = [(dict(men=p, women=1 - p), {}), (dict(Man=100*p, Woman=100 - 100*p, dominant_gender=said), {}), (dict(p_female=1 - p), {}),
-             (dict(gender=np.where(p > .5, 'male', 'female'), gender_score=sure), {}), ({'Gender.Value': said, 'Gender.Confidence': 100*sure}, {}),
+    forms = [(dict(men=p, women=1 - p), {}), (dict(Man=100*p, Woman=100 - 100*p, dominant_gender=said), {}),
+             (dict(p_female=1 - p), {}), (dict(gender=np.where(p > .5, 'male', 'female'), gender_score=sure), {}),
+             ({'Gender.Value': said, 'Gender.Confidence': 100*sure}, {}),
              (dict(a=p, b=1 - p), dict(columns=dict(men='a', women='b'))), (dict(Herr=p, Dame=1 - p), other),
              (dict(who=said, score=sure), dict(columns=dict(label='who', probability='score')))]
     for columns,how in forms:
@@ -36,14 +38,16 @@ def test_words_alone(faces):
     labels, p = faces
     res = audit(table(labels, p, gender=np.where(p > .5, 'M', 'F')), labels)
     assert not res.has_probabilities and res.coverage is None and 'log loss' not in res.report.table.index
-    assert any('nothing can be said about calibration' in o for o in res.report.notes) and 'Matched: F → women, M → men.' in res.report.notes
+    assert (any('nothing can be said about calibration' in o for o in res.report.notes)
+            and 'Matched: F → women, M → men.' in res.report.notes)
     both = table(labels, p, men=p, women=1 - p, who=np.where(p > .5, 'm', 'f'))
     assert not audit(both, labels, columns=dict(label='who')).has_probabilities
 
 def test_missing_doubled_and_unknown_files(faces):
     labels, p = faces
     answers = table(labels, p, men=p, women=1 - p)[10:]
-    odd = pd.concat([answers, answers[:3], answers[5:7].assign(men=.5, women=.5), answers[:2].assign(file=['x/1.png', 'y/1.png'])])
+    odd = pd.concat([answers, answers[:3], answers[5:7].assign(men=.5, women=.5),
+                     answers[:2].assign(file=['x/1.png', 'y/1.png'])])
     res = audit(odd.sample(frac=1, random_state=0), labels)
     assert res.table.problem.value_counts().to_dict() == {'': 188, 'no answer': 10, 'more than one answer': 2}
     assert res.report.words.loc['answered', 'counts'] == '188 of 200'
@@ -76,11 +80,13 @@ def test_words_that_fit_nothing(faces):
     labels, p = faces
     said = np.where(p > .5, 'man', 'woman').astype(object)
     said[:5] = 'unclear'
-    with pytest.raises(ValueError, match='the answers say man, unclear, woman; the labels say men, women: .* fits unclear'):
+    with pytest.raises(ValueError,
+                       match='the answers say man, unclear, woman; the labels say men, women: .* fits unclear'):
         audit(table(labels, p, gender=said), labels)
     res = audit(table(labels, p, gender=said), labels, classes=dict(unclear='unsure'))
     assert len(res.used) == 195 and (res.table.problem[:5] == 'no answer').all()
-    with pytest.raises(ValueError, match='unclar, which is neither'): audit(table(labels, p, gender=said), labels, classes=dict(unclar='unsure'))
+    with pytest.raises(ValueError, match='unclar, which is neither'):
+        audit(table(labels, p, gender=said), labels, classes=dict(unclar='unsure'))
 
 def test_labels_of_one_class_only(faces):
     labels, p = faces
@@ -89,7 +95,9 @@ def test_labels_of_one_class_only(faces):
     with pytest.raises(ValueError, match='fits Woman'): audit(answers, men)
     assert audit(answers, men, classes=dict(Woman='women')).report.table.n['recall women'] == 0
 
-@pytest.mark.parametrize('change,says', [(dict(file='elsewhere.jpg'), 'no answer is about one of the 200 labelled files'), (dict(men='x', women='y'), 'no column with answers')])
+@pytest.mark.parametrize('change,says', [
+    (dict(file='elsewhere.jpg'), 'no answer is about one of the 200 labelled files'),
+    (dict(men='x', women='y'), 'no column with answers')])
 def test_tables_that_do_not_fit(faces, change, says):
     labels, p = faces
     with pytest.raises(ValueError, match=says): audit(table(labels, p, men=p, women=1 - p).assign(**change), labels)

@@ -10,7 +10,9 @@ from genderres.experiment import save_results
 from genderres.learner import gender_learner
 from genderres.reader import image_problem
 
-def snapshot(path): return {o: (o.stat().st_mtime_ns, hashlib.sha1(o.read_bytes()).hexdigest() if o.is_file() else '') for o in sorted(path.rglob('*'))}
+def snapshot(path):
+    return {o: (o.stat().st_mtime_ns, hashlib.sha1(o.read_bytes()).hexdigest() if o.is_file() else '')
+            for o in sorted(path.rglob('*'))}
 
 def fails(msg, source, error=ValueError, **kwargs):
     with pytest.raises(error, match=msg): gender_dls(source, num_workers=0, **kwargs)
@@ -35,7 +37,8 @@ def test_class_folder_without_a_readable_photo_is_named(photos):
 
 @pytest.mark.parametrize('label', ['', None, '  ', float('nan')])
 def test_label_function_without_a_label(photos, label):
-    fails('no label for 1 of 20 files, the first is .*00003', photos, label_func=lambda o: label if '00003' in o.name else o.parent.name)
+    fails('no label for 1 of 20 files, the first is .*00003', photos,
+          label_func=lambda o: label if '00003' in o.name else o.parent.name)
 
 def test_bad_files_are_named_counted_and_left(photos, four_lines):
     good = (photos/'men').ls()[0].read_bytes()
@@ -94,7 +97,8 @@ def test_read_only_folder(photos, four_lines, tmp_path, monkeypatch):
     before = snapshot(tmp_path)
     try:
         dls, interp = four_lines(photos)
-        with contextlib.suppress(ValueError): interp.learn.lr_find(num_it=12, show_plot=False)   # so few photos need not give a rate
+        # so few photos need not give a rate
+        with contextlib.suppress(ValueError): interp.learn.lr_find(num_it=12, show_plot=False)
         assert snapshot(tmp_path) == before
     finally:
         for o in [photos, *photos.ls()]: o.chmod(0o755)
@@ -114,7 +118,8 @@ def test_names_that_are_not_unicode(photos, four_lines, tmp_path):
     (photos/'men'/os.fsdecode(b'\xffbad.jpg')).write_bytes(b'no image')
     with pytest.warns(UserWarning, match=r'1 of 21 .*udcff'): dls, interp = four_lines(photos)
     save_results(interp.learn, interp, tmp_path/'out')
-    assert len(pd.read_csv(tmp_path/'out'/'top_losses.csv', encoding_errors='surrogateescape', dtype=dict(file=object))) == len(dls.valid_ds)
+    assert len(pd.read_csv(tmp_path/'out'/'top_losses.csv', encoding_errors='surrogateescape',
+                           dtype=dict(file=object))) == len(dls.valid_ds)
     assert len(gender_dls(photos, lambda o: o.parent.name, num_workers=0).photos) == 21
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='links need rights there')
@@ -124,7 +129,8 @@ def test_linked_class_folders_and_loops(photos, tmp_path):
     for c in ('men', 'women'): (tmp_path/'linked'/c).symlink_to(photos/c)
     (photos/'men'/'loop').symlink_to(photos/'men')
     (photos/'men'/'nowhere.jpg').symlink_to(photos/'gone.jpg')
-    with pytest.warns(UserWarning, match='nowhere.jpg .no such file'): dls = gender_dls(tmp_path/'linked', num_workers=0)
+    with pytest.warns(UserWarning, match='nowhere.jpg .no such file'):
+        dls = gender_dls(tmp_path/'linked', num_workers=0)
     assert dls.vocab == ['men', 'women'] and len(dls.photos) == 21
 
 def test_hidden_files_are_no_class(photos):
@@ -138,7 +144,8 @@ def test_hidden_files_are_no_class(photos):
 
 def test_csv(photos, four_lines):
     found = photos_from_folder(photos)
-    rows = pd.DataFrame(dict(file=[Path(o).relative_to(photos).as_posix() for o in found.file], label=found.label, split=['train','valid']*10))
+    rows = pd.DataFrame(dict(file=[Path(o).relative_to(photos).as_posix() for o in found.file], label=found.label,
+                             split=['train','valid']*10))
     rows.to_csv(photos/'photos.csv', index=False)
     dls, _ = four_lines(photos/'photos.csv', bs=4)
     assert len(dls.train_ds) == 10
@@ -171,18 +178,22 @@ def test_no_network_for_weights(photos, monkeypatch):
     def refuse(*args, **kwargs): raise socket.gaierror('no network')
     monkeypatch.setattr(socket, 'getaddrinfo', refuse)
     start = time.time()
-    with pytest.raises(ConnectionError, match="weights='portrait'.*comes with this package.*weights=None to train from scratch"): gender_learner(gender_dls(photos, num_workers=0), weights='DEFAULT')
+    with pytest.raises(ConnectionError, match="weights='portrait'.*comes with this package.*"
+                                              "weights=None to train from scratch"):
+        gender_learner(gender_dls(photos, num_workers=0), weights='DEFAULT')
     assert time.time() - start < 30
 
 def test_silent_network_for_weights(photos, monkeypatch):
     "A server that accepts and never answers does not hang the caller for minutes"
     from genderres import networks
     with socket.create_server(('127.0.0.1', 0)) as server:
-        monkeypatch.setattr(socket, 'getaddrinfo', lambda *a, **k: [(socket.AF_INET, socket.SOCK_STREAM, 6, '', server.getsockname())])
+        monkeypatch.setattr(socket, 'getaddrinfo', lambda *a, **k: [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, '', server.getsockname())])
         real = networks._connect_timeout
         monkeypatch.setattr(networks, '_connect_timeout', lambda seconds: real(seconds/20))
         start = time.time()
-        with pytest.raises(ConnectionError, match='could not be downloaded'): gender_learner(gender_dls(photos, num_workers=0), weights='DEFAULT')
+        with pytest.raises(ConnectionError, match='could not be downloaded'):
+            gender_learner(gender_dls(photos, num_workers=0), weights='DEFAULT')
         assert time.time() - start < 30
 
 def test_kaggle_says_what_to_do(monkeypatch, tmp_path):
@@ -192,7 +203,9 @@ def test_kaggle_says_what_to_do(monkeypatch, tmp_path):
         @staticmethod
         def dataset_download(handle, output_dir): raise PermissionError('403')
     monkeypatch.setitem(sys.modules, 'kagglehub', Refusing)
-    with pytest.raises(ConnectionError, match='PermissionError: 403.*download playlist/men-women-classification in a browser'): kaggle_photos()
+    with pytest.raises(ConnectionError, match='PermissionError: 403.*'
+                                              'download playlist/men-women-classification in a browser'):
+        kaggle_photos()
 
 def test_kaggle_finds_the_class_folders(monkeypatch, photos):
     class Nested:

@@ -16,19 +16,22 @@ def interp(tmp_path_factory):
     "An untrained network's answers on drawn portraits, in three parts"
     set_seed(0)
     path = sample_portraits(tmp_path_factory.mktemp('calibrate')/'photos', n=60, size=64)
-    learn = gender_learner(gender_dls(path, size=32, bs=8, num_workers=0, valid_pct=.3, test_pct=.3), resnet18, weights=None)
+    learn = gender_learner(gender_dls(path, size=32, bs=8, num_workers=0, valid_pct=.3, test_pct=.3),
+                           resnet18, weights=None)
     with learn.no_bar(): return GenderInterpretation.from_learner(learn)
 
 def with_preds(interp, preds, targs=None):
     preds = tensor(preds)
-    return GenderInterpretation(interp.learn, interp.dl, interp.losses, interp.act, preds, interp.targs if targs is None else targs)
+    return GenderInterpretation(interp.learn, interp.dl, interp.losses, interp.act, preds,
+                                interp.targs if targs is None else targs)
 
 def test_certain_everywhere(interp):
     "Probabilities of exactly 0 and 1, right and wrong, and all alike"
     for wrong in (0, 1, len(interp.targs)):
         preds = np.eye(2, dtype=np.float32)[np.r_[1 - interp.targs[:wrong].numpy(), interp.targs[wrong:].numpy()]]
         cal = with_preds(interp, preds).calibrate()
-        assert .05 <= cal.temperature <= 100 and torch.isfinite(cal.after.preds).all() and torch.isfinite(cal.after.losses).all()
+        assert (.05 <= cal.temperature <= 100
+                and torch.isfinite(cal.after.preds).all() and torch.isfinite(cal.after.losses).all())
         assert np.isfinite(pd.DataFrame({k: cal.facts()[k] for k in ('before', 'after')})).all(axis=None)
         assert (cal.after.decoded == with_preds(interp, preds).decoded).all()
     half = with_preds(interp, np.full((len(interp.targs), 2), .5, np.float32))
@@ -36,7 +39,8 @@ def test_certain_everywhere(interp):
     half.calibrate().after.plot_reliability(); half.plot_risk_coverage()
 
 def test_one_class_or_none_or_no_number(interp):
-    with pytest.raises(ValueError, match='filed as women'): with_preds(interp, interp.preds, torch.zeros_like(interp.targs)).calibrate()
+    with pytest.raises(ValueError, match='filed as women'):
+        with_preds(interp, interp.preds, torch.zeros_like(interp.targs)).calibrate()
     with pytest.raises(ValueError, match='no photos'): fit_temperature(np.zeros((0, 2)), [])
     with pytest.raises(ValueError, match='diverged'): with_preds(interp, interp.preds*np.nan).calibrate()
     for bad in (0, 1, -1, 7, np.nan):
@@ -62,7 +66,8 @@ def test_a_renamed_copy_is_still_the_same_photo(interp, tmp_path):
     cal = interp.calibrate()
     copies = interp.dl.items[['file', 'label']].copy()
     copies['file'] = [str(shutil.copy(o, tmp_path/f'new {i}.png')) for i,o in enumerate(copies['file'])]
-    other = GenderInterpretation(interp.learn, interp.learn.dls.test_dl(copies, with_labels=True), interp.losses, None, interp.preds, interp.targs)
+    other = GenderInterpretation(interp.learn, interp.learn.dls.test_dl(copies, with_labels=True),
+                                 interp.losses, None, interp.preds, interp.targs)
     with pytest.raises(ValueError, match=r'were calibrated on: .*new 0\.png'): cal.apply(other)
     with interp.learn.no_bar(): assert len(cal.apply(GenderInterpretation.from_learner(interp.learn, 2)).targs)
 
@@ -88,7 +93,8 @@ def test_the_file_keeps_it(interp, tmp_path):
     cal = with_preds(interp, interp.preds).calibrate()
     clf = interp.learn.to_classifier(calibration=cal)
     back = GenderClassifier.load(clf.save(tmp_path/'a.safetensors'))
-    assert back.facts['temperature'] == cal.temperature and back.facts['abstain'] == 0 and back.facts['trained']['calibration']['photos'] == len(interp.targs)
+    assert (back.facts['temperature'] == cal.temperature and back.facts['abstain'] == 0
+            and back.facts['trained']['calibration']['photos'] == len(interp.targs))
     files = interp.dl.items['file'].tolist()
     assert np.abs(back.predict(files)[back.vocab].values - cal.after.preds.numpy()).max() < 1e-3
     parts = interp.learn.dls.photos[['file', 'label', 'split']]
@@ -100,4 +106,5 @@ def test_the_file_keeps_it(interp, tmp_path):
 
 def test_an_old_calibration_is_noticed(interp):
     cal = with_preds(interp, interp.preds.flip(1)).calibrate()
-    with pytest.raises(ValueError, match='after its answers were kept'): interp.learn.to_classifier(interp, calibration=cal)
+    with pytest.raises(ValueError, match='after its answers were kept'):
+        interp.learn.to_classifier(interp, calibration=cal)

@@ -8,14 +8,16 @@ from genderres.predict import predict_to_file
 
 vocab = ['men', 'women']
 
-@pytest.mark.parametrize('names', [('man', 'woman'), ('Men', 'WOMEN'), ('male', 'Female'), ('males', 'females'), ('M', 'f')])
+@pytest.mark.parametrize('names', [('man', 'woman'), ('Men', 'WOMEN'), ('male', 'Female'), ('males', 'females'),
+                                   ('M', 'f')])
 def test_usual_names(names):
     assert match_classes(names, vocab) == dict(zip(names, vocab))
     assert match_classes(vocab, names) == dict(zip(vocab, names))
 
 @pytest.mark.parametrize('name', ['boys', 'Herren', 'Ms', 'Mr', 'me', '0', 'menswear'])
 def test_nothing_else_is_guessed(name):
-    with pytest.raises(ValueError, match=rf'filed as {name}; the classifier knows men, women: .* fits {name}.*--classes {name}='):
+    with pytest.raises(ValueError, match=rf'filed as {name}; the classifier knows men, women: '
+                                         rf'.* fits {name}.*--classes {name}='):
         match_classes([name], vocab)
     assert match_classes([name], vocab, {name: 'Man'}) == {name: 'men'}
 
@@ -25,7 +27,8 @@ def test_names_without_a_usual_meaning():
 
 @pytest.mark.parametrize('known', [['men', 'women'], None])
 def test_two_names_of_one_class(known):
-    with pytest.raises(ValueError, match='Man and man look like one class. Say which is which'): match_classes(['Man', 'man', 'f'], known)
+    with pytest.raises(ValueError, match='Man and man look like one class. Say which is which'):
+        match_classes(['Man', 'man', 'f'], known)
     assert len({*match_classes(['Man', 'man', 'f'], known, dict(Man='man')).values()}) == 2
 
 def test_a_name_that_fits_two():
@@ -36,7 +39,8 @@ def test_classes_that_are_no_names(classes):
     with pytest.raises(ValueError, match='give a new name for each name'): match_classes(['man'], vocab, classes)
 
 def test_a_new_name_for_nothing():
-    with pytest.raises(ValueError, match='a new name for mael, but the photos are filed as male'): match_classes(['male'], vocab, dict(mael='men'))
+    with pytest.raises(ValueError, match='a new name for mael, but the photos are filed as male'):
+        match_classes(['male'], vocab, dict(mael='men'))
 
 def test_a_message_is_short():
     with pytest.raises(ValueError) as e: match_classes(map(str, range(10_000)), vocab)
@@ -48,15 +52,19 @@ def test_evaluate_matches_and_says_so(untrained, photos, tmp_path):
     moved = tmp_path/'moved'
     moved.mkdir()
     for old,new in dict(men='Man', women='Woman').items(): (photos/old).rename(moved/new)
-    with pytest.warns(UserWarning, match='labels matched: Man → men, Woman → women'): other = evaluate(clf, moved, progress=False)
+    with pytest.warns(UserWarning, match='labels matched: Man → men, Woman → women'):
+        other = evaluate(clf, moved, progress=False)
     assert other.label.tolist() == same.label.tolist() and other.prediction.tolist() == same.prediction.tolist()
     (moved/'Man').rename(moved/'Herren')
-    with pytest.raises(ValueError, match='filed as Herren, Woman; the classifier knows men, women'): evaluate(clf, moved)
-    assert evaluate(clf, moved, classes=dict(Herren='men', Woman='women'), progress=False).label.tolist() == same.label.tolist()
+    with pytest.raises(ValueError, match='filed as Herren, Woman; the classifier knows men, women'):
+        evaluate(clf, moved)
+    assert (evaluate(clf, moved, classes=dict(Herren='men', Woman='women'), progress=False).label.tolist()
+            == same.label.tolist())
 
 def test_training_on_new_names(photos):
     table = photos_from_folder(photos)[['file', 'label']]
-    assert [*gender_dls(photos, size=32, classes=dict(men='male', women='female'), num_workers=0).vocab] == ['female', 'male']
+    assert ([*gender_dls(photos, size=32, classes=dict(men='male', women='female'), num_workers=0).vocab]
+            == ['female', 'male'])
     mixed = table.assign(label=['Men', *table.label[1:]])
     with pytest.raises(ValueError, match='Men and men look like one class'): gender_dls(mixed, size=32)
     assert [*gender_dls(mixed, size=32, classes=dict(Men='men'), num_workers=0).vocab] == vocab
@@ -70,7 +78,8 @@ def test_answers_in_other_words(untrained, photos, tmp_path):
     assert {*counts.index} <= {'Herren', 'women'} and 'Herren' in pd.read_csv(tmp_path/'a.csv')
     for classes in (dict(men='women'), dict(men='file'), dict(men='unsure')):
         with pytest.raises(ValueError, match='a name of its own'): clf.predict(photos, classes=classes)
-    with pytest.raises(ValueError, match='a new name for Men, but the classifier knows men, women'): clf.predict(photos, classes=dict(Men='x'))
+    with pytest.raises(ValueError, match='a new name for Men, but the classifier knows men, women'):
+        clf.predict(photos, classes=dict(Men='x'))
 
 def test_meanings_do_not_collide():
     assert len({*map(class_meaning, ['men', 'women', 'Ms', 'fs', 'boy', 'girls'])}) == 6

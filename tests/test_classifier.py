@@ -29,12 +29,15 @@ def rewrite(file, out, **changes):
 
 @pytest.mark.parametrize('changes,says', [
     (dict(format=99), 'pip install --upgrade genderres'), (dict(format='1'), 'does not say which format'),
-    (dict(arch='os.system'), "architecture 'os.system'"), (dict(arch=7), 'arch'), (dict(arch='resnet34'), 'do not fit resnet34'),
-    (dict(vocab=['men']), 'vocab'), (dict(vocab='men women'), 'vocab'), (dict(vocab=['a', 'b', 'c']), 'do not fit resnet18 with 3 classes'),
-    (dict(size=[10**9, 10**9]), 'size'), (dict(size=32), 'size'), (dict(mean=[0, 0, float('nan')]), 'mean'), (dict(std=[0, 0, 0]), 'std'),
-    (dict(temperature=0), 'temperature'), (dict(abstain=2), 'abstain'), (dict(trained=None), 'trained'), (dict(abstain=.5), 'altered')])
+    (dict(arch='os.system'), "architecture 'os.system'"), (dict(arch=7), 'arch'),
+    (dict(arch='resnet34'), 'do not fit resnet34'), (dict(vocab=['men']), 'vocab'), (dict(vocab='men women'), 'vocab'),
+    (dict(vocab=['a', 'b', 'c']), 'do not fit resnet18 with 3 classes'), (dict(size=[10**9, 10**9]), 'size'),
+    (dict(size=32), 'size'), (dict(mean=[0, 0, float('nan')]), 'mean'), (dict(std=[0, 0, 0]), 'std'),
+    (dict(temperature=0), 'temperature'), (dict(abstain=2), 'abstain'), (dict(trained=None), 'trained'),
+    (dict(abstain=.5), 'altered')])
 def test_facts_are_checked(untrained, tmp_path, changes, says):
-    with pytest.raises(ValueError, match=says) as e: GenderClassifier.load(rewrite(untrained, tmp_path/'b.safetensors', **changes))
+    with pytest.raises(ValueError, match=says) as e:
+        GenderClassifier.load(rewrite(untrained, tmp_path/'b.safetensors', **changes))
     assert 'b.safetensors' in str(e.value)
 
 class Payload:
@@ -87,7 +90,8 @@ def test_onnx_that_is_none_of_ours(untrained, tmp_path):
     with pytest.raises(ValueError, match='foreign.onnx'): OnnxClassifier(tmp_path/'foreign.onnx')
     (tmp_path/'cut.onnx').write_bytes(untrained.with_suffix('.onnx').read_bytes()[:10**6])
     with pytest.raises(ValueError, match='cut.onnx is not an ONNX file'): OnnxClassifier(tmp_path/'cut.onnx')
-    with pytest.raises(ValueError, match="device='abacus'.*cpu"): OnnxClassifier(untrained.with_suffix('.onnx'), 'abacus')
+    with pytest.raises(ValueError, match="device='abacus'.*cpu"):
+        OnnxClassifier(untrained.with_suffix('.onnx'), 'abacus')
 
 # --- predictions
 
@@ -108,8 +112,10 @@ def test_awkward_names_survive_in_files(untrained, awkward, tmp_path, ending):
     path, known = awkward
     clf, out = both(untrained)[1], tmp_path/f'a.{ending}'
     counts = predict_to_file(clf, path, out, batch_size=10)
-    as_written = dict(encoding_errors='surrogateescape', keep_default_na=False, dtype=dict(file=object), lineterminator='\n')
-    read = pd.read_parquet(out) if ending == 'parquet' else pd.read_csv(out, na_values={o: [''] for o in clf.vocab}, **as_written)
+    as_written = dict(encoding_errors='surrogateescape', keep_default_na=False, dtype=dict(file=object),
+                      lineterminator='\n')
+    read = (pd.read_parquet(out) if ending == 'parquet'
+            else pd.read_csv(out, na_values={o: [''] for o in clf.vocab}, **as_written))
     straight = clf.predict(path, batch_size=10)
     want = [o.encode('utf-8', 'backslashreplace').decode() if ending == 'parquet' else o for o in straight.file]
     assert read.file.tolist() == want
@@ -143,20 +149,25 @@ def test_open_files_are_photos(untrained, photos):
             many = clf.predict([f, g, io.BytesIO(files[2].read_bytes()), f], batch_size=2)
             one, again = clf.predict(f), clf.predict(o for o in [f])
         assert many.file.tolist() == [str(files[0]), str(files[1]), '', str(files[0])] and (many.problem == '').all()
-        assert np.allclose(many[clf.vocab][:3], want[clf.vocab]) and np.allclose(many[clf.vocab][3:], want[clf.vocab][:1])
+        assert (np.allclose(many[clf.vocab][:3], want[clf.vocab])
+                and np.allclose(many[clf.vocab][3:], want[clf.vocab][:1]))
         assert len(one) == len(again) == 1 and np.allclose(one[clf.vocab], want[clf.vocab][:1])
-        assert clf.predict([f, files[0]]).problem.tolist() == ['the file cannot be read: I/O operation on closed file', '']
+        assert clf.predict([f, files[0]]).problem.tolist() == [
+            'the file cannot be read: I/O operation on closed file', '']
         with pytest.raises(TypeError, match="mode 'rb'"), open(files[0], encoding='latin1') as f: clf.predict(f)
 
-@pytest.mark.parametrize('wrong', [None, 5, 1.5, object(), [None], [['a.jpg']], ['a.jpg', float('nan')], ({} for _ in range(1))])
+@pytest.mark.parametrize('wrong', [None, 5, 1.5, object(), [None], [['a.jpg']], ['a.jpg', float('nan')],
+                                   ({} for _ in range(1))])
 def test_what_is_no_photo(untrained, wrong):
     clf = both(untrained)[1]
-    with pytest.raises(TypeError, match="is not a photo: pass a path, bytes, a file opened with mode 'rb'"): clf.predict(wrong)
+    with pytest.raises(TypeError, match="is not a photo: pass a path, bytes, a file opened with mode 'rb'"):
+        clf.predict(wrong)
 
 def test_addresses_are_not_fetched(untrained, photos, monkeypatch):
     monkeypatch.setattr('socket.socket', None)
     file = next((photos/'men').iterdir())
-    answers = both(untrained)[1].predict(['https://example.org/a.jpg', Path('HTTP://example.org/a.jpg'), 's3://bucket/a.jpg', file])
+    answers = both(untrained)[1].predict(['https://example.org/a.jpg', Path('HTTP://example.org/a.jpg'),
+                                          's3://bucket/a.jpg', file])
     assert answers.problem.tolist() == ['an address: addresses are not fetched']*3 + ['']
 
 def test_names_in_an_array(untrained, photos):
@@ -242,7 +253,8 @@ def limited(kind, room, code, *args):
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='limits of memory work differently elsewhere')
 def test_too_little_memory_halves_the_batch(untrained, tmp_path):
     "A process with 300 MB to spare, and a batch that needs gigabytes"
-    clf, x = GenderClassifier.load(untrained), np.random.default_rng(0).integers(0, 255, (4096, 32, 32, 3), dtype=np.uint8)
+    clf, x = (GenderClassifier.load(untrained),
+              np.random.default_rng(0).integers(0, 255, (4096, 32, 32, 3), dtype=np.uint8))
     np.save(tmp_path/'x.npy', x)
     code = 'import numpy as np; np.save(sys.argv[3], clf.probabilities(np.load(sys.argv[2], mmap_mode="r")))'
     res = limited('AS', 300*10**6, code, untrained, tmp_path/'x.npy', tmp_path/'p.npy')
@@ -288,4 +300,5 @@ def test_training_photos_are_known_under_any_name(untrained, tmp_path):
     assert evaluate(clf, moved).problem.value_counts().to_dict() == {'was trained on': trained, '': rest}
     seen = evaluate(clf, moved)
     for o in seen.file[seen.problem == '']: Path(o).unlink()
-    with pytest.raises(ValueError, match=f'nothing to evaluate on: of {trained} photos, {trained}'): evaluate(clf, moved)
+    with pytest.raises(ValueError, match=f'nothing to evaluate on: of {trained} photos, {trained}'):
+        evaluate(clf, moved)

@@ -8,8 +8,8 @@ from genderres.photos import photos_from_df
 
 def found(n, folder='.'):
     "`n` suspects without files"
-    return pd.DataFrame(dict(file=[str(Path(folder)/f'{i:03}.jpg') for i in range(n)], label=['men', 'women']*(n//2), suggestion=['women', 'men']*(n//2),
-                             probability=.9, id=[f'{i:016x}' for i in range(n)]))
+    return pd.DataFrame(dict(file=[str(Path(folder)/f'{i:03}.jpg') for i in range(n)], label=['men', 'women']*(n//2),
+                             suggestion=['women', 'men']*(n//2), probability=.9, id=[f'{i:016x}' for i in range(n)]))
 
 forks = pytest.mark.skipif(not hasattr(os, 'fork'), reason='this system cannot fork')
 
@@ -52,13 +52,15 @@ def test_two_writers(tmp_path):
 @pytest.mark.parametrize('sep', [',', ';'])
 def test_a_file_is_continued(tmp_path, sep):
     "Rows about other photos and other columns stay, also when a decision is undone; a row twice is changed twice"
-    rows = [['id', 'file', 'decision', 'who'], ['', 'elsewhere.jpg', 'exclude', 'Ann'], [f'{1:016x}', '', 'keep', 'Ben'], [f'{1:016x}', '', 'keep', 'Eve']]
+    rows = [['id', 'file', 'decision', 'who'], ['', 'elsewhere.jpg', 'exclude', 'Ann'],
+            [f'{1:016x}', '', 'keep', 'Ben'], [f'{1:016x}', '', 'keep', 'Eve']]
     (tmp_path/'decisions.csv').write_text('\n'.join(map(sep.join, rows)), encoding='utf-8-sig')
     cleaner = Cleaner(tmp_path/'decisions.csv', found(4))
     assert cleaner.decisions == ['', 'keep', '', '']
     cleaner.decide([1, 2], 'exclude')
     now = pd.read_csv(tmp_path/'decisions.csv', dtype=object)
-    assert now.who[:3].tolist() == ['Ann', 'Ben', 'Eve'] and now.decision.tolist() == ['exclude']*4 and now.file[0] == 'elsewhere.jpg'
+    assert (now.who[:3].tolist() == ['Ann', 'Ben', 'Eve'] and now.decision.tolist() == ['exclude']*4
+            and now.file[0] == 'elsewhere.jpg')
     photos = photos_from_df(found(4, tmp_path)).assign(id=found(4).id, usable=True)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')   # elsewhere.jpg is not here
@@ -131,7 +133,8 @@ def test_awkward_files(awkward, tmp_path):
     path, known = awkward
     (tmp_path/'photos').mkdir(); shutil.move(path, tmp_path/'photos'/'men')
     if 'huge.jpg' in os.listdir(tmp_path/'photos'/'men'): os.unlink(tmp_path/'photos'/'men'/'huge.jpg')
-    (tmp_path/'photos'/'women').mkdir(); shutil.copy(tmp_path/'photos'/'men'/'mode L.jpg', tmp_path/'photos'/'women'/'a.jpg')
+    (tmp_path/'photos'/'women').mkdir()
+    shutil.copy(tmp_path/'photos'/'men'/'mode L.jpg', tmp_path/'photos'/'women'/'a.jpg')
     checked = check_images(tmp_path/'photos', verbose=False)
     before = sorted(os.listdir(tmp_path/'photos'/'men'))
     cleaner = Cleaner(tmp_path/'decisions.csv', checked=checked)
@@ -155,10 +158,12 @@ def test_equal_files_are_decided_apart(photos, tmp_path):
     cleaner.decide(one, 'exclude')
     assert match_decisions(checked, tmp_path/'a.csv').eq('exclude').sum() == 1
     (tmp_path/'b.csv').write_text(f'id,decision\n{cleaner.table.id[one]},exclude\n')
-    assert [*Cleaner(tmp_path/'b.csv', checked=checked).decisions].count('exclude') == cleaner.table.id.eq(cleaner.table.id[one]).sum() > 1
+    assert ([*Cleaner(tmp_path/'b.csv', checked=checked).decisions].count('exclude')
+            == cleaner.table.id.eq(cleaner.table.id[one]).sum() > 1)
 
 def test_order():
-    checked = pd.DataFrame(dict(file=['000.jpg', 'b.jpg', 'c.jpg', 'd.jpg'], label='men', odd=['near duplicate', 'blank', 'damaged', 'tiny'], detail='x', id=''))
+    checked = pd.DataFrame(dict(file=['000.jpg', 'b.jpg', 'c.jpg', 'd.jpg'], label='men',
+                                odd=['near duplicate', 'blank', 'damaged', 'tiny'], detail='x', id=''))
     table = suspects(found(2), checked)
     assert [Path(o).name for o in table.file] == ['c.jpg', '000.jpg', '001.jpg', 'b.jpg']
     assert table.doubt.between(0, 1).all() and table.doubt.is_monotonic_decreasing
@@ -174,7 +179,8 @@ def test_flags_survive_a_change_of_class(widget):
     widget.buttons['exclude'].click()
     for o in ('women', 'men', ''): widget.label.value = o
     assert widget.cleaner.decisions[:3] == ['exclude', '', 'exclude']
-    assert [o.children[1].value.startswith('<div') and '<b>exclude</b>' in o.children[1].value for o in widget.tiles] == [True, False, True]
+    assert [o.children[1].value.startswith('<div') and '<b>exclude</b>' in o.children[1].value
+            for o in widget.tiles] == [True, False, True]
 
 def test_keys_and_pages(widget):
     for o in ('k', 'k1', 'k1x'): widget.keys.value = o
@@ -209,8 +215,10 @@ def test_a_file_that_was_broken_is_not_written_over(widget, tmp_path):
 
 def test_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'ipywidgets', None)
-    with pytest.raises(ImportError, match=r"the widget needs ipywidgets: `pip install 'genderres\[review\]'`"): review_widget(found(2), tmp_path/'a.csv')
+    with pytest.raises(ImportError, match=r"the widget needs ipywidgets: `pip install 'genderres\[review\]'`"):
+        review_widget(found(2), tmp_path/'a.csv')
 
 def test_a_reason_is_said_once(photos):
     (photos/'men'/'letter.jpg').write_text('a letter')
-    assert suspects(checked=check_images(photos, verbose=False)).set_index('file').why[str(photos/'men'/'letter.jpg')] == 'not an image'
+    assert (suspects(checked=check_images(photos, verbose=False)).set_index('file').why[str(photos/'men'/'letter.jpg')]
+            == 'not an image')

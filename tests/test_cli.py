@@ -31,9 +31,11 @@ def test_help_has_an_example_for_each_verb():
 
 def test_onnx_needs_no_torch(untrained, photos):
     code = ("import sys; sys.argv = ['genderres', 'predict', *sys.argv[1:]]\nfrom genderres.cli import main\n"
-            "assert 'torch' not in sys.modules and 'pandas' not in sys.modules   # so that --help is quick\ntry: main()\n"
-            "except SystemExit as e: assert not e.code, e.code\nassert 'torch' not in sys.modules and 'fastai' not in sys.modules")
-    res = subprocess.run([sys.executable, '-c', code, untrained.with_suffix('.onnx'), photos, '--json'], capture_output=True, text=True)
+            "assert 'torch' not in sys.modules and 'pandas' not in sys.modules   # so that --help is quick\n"
+            "try: main()\nexcept SystemExit as e: assert not e.code, e.code\n"
+            "assert 'torch' not in sys.modules and 'fastai' not in sys.modules")
+    res = subprocess.run([sys.executable, '-c', code, untrained.with_suffix('.onnx'), photos, '--json'],
+                         capture_output=True, text=True)
     assert res.returncode == 0, res.stderr
     rows = json.loads(res.stdout)
     assert len(rows) == 20 and set(rows[0]) == {'file', 'label', 'men', 'women', 'problem'}
@@ -43,36 +45,50 @@ def test_the_whole_way(tmp_path, monkeypatch):
     sample_portraits(tmp_path/'photos', n=40, size=64)
     shutil.copytree(tmp_path/'photos', tmp_path/'other')
     assert go('check', 'photos')['usable'] == dict(men=20, women=20)
-    train = start('train', 'photos', '-o', 'm.safetensors', '--size', 32, '--batch-size', 8, '--epochs', 1, '--licence', 'mine', '--json')
+    train = start('train', 'photos', '-o', 'm.safetensors', '--size', 32, '--batch-size', 8, '--epochs', 1,
+                  '--licence', 'mine', '--json')
     out, err = train.communicate(timeout=300)   # in a process of its own, where libraries may write past sys.stdout
     assert train.returncode == 0, err
     assert 'train_loss' in err and not {*'\r█'} & {*err}   # a log, not a terminal
     res = json.loads(out)
     assert sum(sum(o.values()) for o in res['photos'].values()) == 40
-    assert {o.name for o in (tmp_path/'m').iterdir()} == {'report.html', 'loss.png', 'learning_rate.png', 'confusion_matrix.png', 'top_losses.png', 'top_losses.csv',
-                                                          'split.csv', 'epochs.csv', 'scores.csv'}
+    assert {o.name for o in (tmp_path/'m').iterdir()} == {
+        'report.html', 'loss.png', 'learning_rate.png', 'confusion_matrix.png', 'top_losses.png', 'top_losses.csv',
+        'split.csv', 'epochs.csv', 'scores.csv'}
     facts = go('info', 'm.safetensors')
     assert facts['trained']['licence'] == 'mine' and facts['trained']['scores'] == res['scores']
     judged = go('evaluate', 'm.safetensors', 'other')['scores']   # of the same photos, and more of them
-    assert {k: (judged[k]['right'], judged[k]['n']) for k in res['scores']} == {k: (o['right'], o['n']) for k,o in res['scores'].items()}
+    assert ({k: (judged[k]['right'], judged[k]['n']) for k in res['scores']}
+            == {k: (o['right'], o['n']) for k,o in res['scores'].items()})
     made = go('export', 'm.safetensors', '-o', 'm.onnx', '--photos', 'photos')
     assert made['photos'] == made['same_label'] == 40 and made['largest_difference'] < 1e-4
-    assert go('predict', 'm.onnx', 'photos', '-o', 'a.csv') == {**go('predict', 'm.safetensors', 'photos', '-o', 'b.csv'), 'output': 'a.csv'}
+    assert (go('predict', 'm.onnx', 'photos', '-o', 'a.csv')
+            == {**go('predict', 'm.safetensors', 'photos', '-o', 'b.csv'), 'output': 'a.csv'})
     assert go('predict', 'm.safetensors', 'photos', '--rapid', '-o', 'b.csv', '--overwrite')['photos'] == 40
     assert '--rapid is for .safetensors' in run('predict', 'm.onnx', 'photos', '--rapid', code=2).stderr
-    assert sorted(o.name for o in tmp_path.iterdir()) == ['a.csv', 'b.csv', 'm', 'm.onnx', 'm.safetensors', 'other', 'photos']
+    assert sorted(o.name for o in tmp_path.iterdir()) == [
+        'a.csv', 'b.csv', 'm', 'm.onnx', 'm.safetensors', 'other', 'photos']
 
 @pytest.mark.parametrize('args,code,says', [
-    (['predict', 'MODEL', 'nowhere.jpg'], 1, 'none of these photos has an answer'), (['predict', 'MODEL'], 2, 'name the photos after it'),
-    (['predict', 'nowhere.onnx', 'photos'], 2, 'does not exist'), (['predict', 'MODEL', 'photos', '-o', 'nowhere/a.csv'], 2, 'no folder nowhere'),
-    (['predict', 'MODEL', 'photos', '-o', 'a.doc'], 2, 'must end in .csv or .parquet'), (['predict', 'MODEL', 'photos', '--abstain', '7'], 2, '--abstain'),
-    (['predict', 'MODEL', 'photos', '--batch-size', '0'], 2, 'batch-size'), (['predict', 'MODEL', 'photos', '--device', 'abacus'], 1, "device='abacus'"),
-    (['predict', 'MODEL', 'photos', '-o', '/proc/a.csv'], 2, '/proc/a.csv cannot be written'), (['predict', 'text.onnx', 'photos'], 1, 'text.onnx is not an ONNX file'),
-    (['predict', 'text.safetensors', 'photos'], 1, 'text.safetensors is damaged'), (['info', 'text.onnx'], 1, 'text.onnx'), (['sing'], 2, "No such command 'sing'"),
-    (['check', 'photos/men'], 1, 'has no class folders'), (['train', 'photos', '-o', 'a.pkl'], 2, 'must end in .safetensors'),
-    (['train', 'photos', '-o', 'A.SAFETENSORS'], 2, 'must end in .safetensors'), (['train', 'photos', '-o', 'photos/a.safetensors'], 2, '-o a.safetensors'),
+    (['predict', 'MODEL', 'nowhere.jpg'], 1, 'none of these photos has an answer'),
+    (['predict', 'MODEL'], 2, 'name the photos after it'),
+    (['predict', 'nowhere.onnx', 'photos'], 2, 'does not exist'),
+    (['predict', 'MODEL', 'photos', '-o', 'nowhere/a.csv'], 2, 'no folder nowhere'),
+    (['predict', 'MODEL', 'photos', '-o', 'a.doc'], 2, 'must end in .csv or .parquet'),
+    (['predict', 'MODEL', 'photos', '--abstain', '7'], 2, '--abstain'),
+    (['predict', 'MODEL', 'photos', '--batch-size', '0'], 2, 'batch-size'),
+    (['predict', 'MODEL', 'photos', '--device', 'abacus'], 1, "device='abacus'"),
+    (['predict', 'MODEL', 'photos', '-o', '/proc/a.csv'], 2, '/proc/a.csv cannot be written'),
+    (['predict', 'text.onnx', 'photos'], 1, 'text.onnx is not an ONNX file'),
+    (['predict', 'text.safetensors', 'photos'], 1, 'text.safetensors is damaged'),
+    (['info', 'text.onnx'], 1, 'text.onnx'), (['sing'], 2, "No such command 'sing'"),
+    (['check', 'photos/men'], 1, 'has no class folders'),
+    (['train', 'photos', '-o', 'a.pkl'], 2, 'must end in .safetensors'),
+    (['train', 'photos', '-o', 'A.SAFETENSORS'], 2, 'must end in .safetensors'),
+    (['train', 'photos', '-o', 'photos/a.safetensors'], 2, '-o a.safetensors'),
     (['train', 'photos', '-o', 'photos.safetensors', '--overwrite'], 2, '-o photos-classifier.safetensors'),
-    (['train', 'photos', '-o', 'a.safetensors', '--weights', 'moon'], 1, "weights='moon'"), (['export', 'text.safetensors', '-o', 'a.onnx', '--int8'], 2, '--int8 needs --photos'),
+    (['train', 'photos', '-o', 'a.safetensors', '--weights', 'moon'], 1, "weights='moon'"),
+    (['export', 'text.safetensors', '-o', 'a.onnx', '--int8'], 2, '--int8 needs --photos'),
     (['export', 'MODEL', '-o', 'b.onnx'], 2, 'is ONNX already')])
 def test_errors_say_what_to_do(untrained, photos, tmp_path, monkeypatch, args, code, says):
     if '/proc' in str(args) and not os.path.isdir('/proc'): pytest.skip('no /proc here')
@@ -105,7 +121,8 @@ def test_a_few_of_each_kind(photos, untrained, tmp_path):
     out = run('check', photos).stdout
     listed = out.split('odd, and used')[1]
     assert listed.count('40 x 40 pixels') == 3 and '... and 27 more tiny' in listed and 'cut.jpg: ' in out
-    pd.DataFrame(dict(file=[photos/'men'/o for o in ('1.png', 'cut.jpg')], label='men')).to_csv(tmp_path/'two.csv', index=False)
+    pd.DataFrame(dict(file=[photos/'men'/o for o in ('1.png', 'cut.jpg')], label='men')).to_csv(
+        tmp_path/'two.csv', index=False)
     out = run('evaluate', untrained, tmp_path/'two.csv').stdout
     assert out.startswith('On 1 photo:') and 'Left out: 1 (' in out
 

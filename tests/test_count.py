@@ -114,7 +114,8 @@ def test_interrupted(crowds, tmp_path, monkeypatch):
             return super().logits(x)
     job = dict(out=tmp_path/'p.csv', pictures=tmp_path/'boxes', batch_size=1)
     with pytest.raises(KeyboardInterrupt): count_people(crowds, Stop(), **job)
-    with pytest.raises(FileExistsError, match=r'another call \(threshold=0.4, now 0.5\)\. Give'): count_people(crowds, Light(), **{**job, 'threshold': .5})
+    with pytest.raises(FileExistsError, match=r'another call \(threshold=0.4, now 0.5\)\. Give'):
+        count_people(crowds, Light(), **{**job, 'threshold': .5})
     with pytest.raises(ValueError, match='the photos are not those'): count_people(crowds/'2.png', Light(), **job)
     assert len(count_people(crowds, Stop(), **job).people) == 6   # two photos are left
     boxes = ['0.png.jpg', '1.png.jpg', '2.png.jpg', 'lawn.png.jpg']
@@ -184,20 +185,26 @@ def test_many_small_faces(monkeypatch):
     installed()
     def of(height, n, size):
         at = [(30.*i, 9., 30.*i + height, 9. + height, .9) for i in range(n)]
-        monkeypatch.setattr(genderres.count, 'find_faces', lambda o, *args: pd.DataFrame(at, columns=['x0', 'y0', 'x1', 'y1', 'score']))
+        monkeypatch.setattr(genderres.count, 'find_faces',
+                            lambda o, *args: pd.DataFrame(at, columns=['x0', 'y0', 'x1', 'y1', 'score']))
         return count_people(Image.new('RGB', size), Light())
-    for height,size,small in ((12, (640, 360), 20), (20, (640, 360), 0), (20, (1280, 720), 20), (40, (4000, 3000), 20), (60, (4000, 3000), 0)):
+    for height,size,small in ((12, (640, 360), 20), (20, (640, 360), 0), (20, (1280, 720), 20), (40, (4000, 3000), 20),
+                              (60, (4000, 3000), 0)):
         res = of(height, 20, size)
-        assert res.small == small and (f'note: {small} faces are close to the least size that is found' in str(res)) == (small > 0)
+        assert (res.small == small
+                and (f'note: {small} faces are close to the least size that is found' in str(res)) == (small > 0))
     assert 'close to the least size' not in str(of(200, 1, (640, 360)))
 
 def test_videos_among_the_photos(crowds):
     "They have a row that says so, and a word; photos in files that look a little like videos are counted"
-    for name,start in {'a.mp4': b'\0\0\0\x18ftypisom', 'b': b'\x1aE\xdf\xa3', 'c.jpg': b'RIFF\0\0\0\0AVI '}.items(): (crowds/name).write_bytes(start + bytes(500))
+    for name,start in {'a.mp4': b'\0\0\0\x18ftypisom', 'b': b'\x1aE\xdf\xa3', 'c.jpg': b'RIFF\0\0\0\0AVI '}.items():
+        (crowds/name).write_bytes(start + bytes(500))
     Image.open(crowds/'1.png').save(crowds/'d.mp4', 'jpeg')
-    with pytest.warns(UserWarning, match='a.mp4, and 2 more: a video, not counted with photos. Count each by itself'): res = count_people(crowds, Light())
+    with pytest.warns(UserWarning, match='a.mp4, and 2 more: a video, not counted with photos. Count each by itself'):
+        res = count_people(crowds, Light())
     said = {Path(o).name: problem for o,problem in zip(res.photos.file, res.photos.problem)}
-    assert {k for k,v in said.items() if v == 'a video: count it by itself'} == {'a.mp4', 'b', 'c.jpg'} and said['d.mp4'] == ''
+    assert ({k for k,v in said.items() if v == 'a video: count it by itself'} == {'a.mp4', 'b', 'c.jpg'}
+            and said['d.mp4'] == '')
     assert 'a video: 3 files' in str(res) and 'not an image: 1 photo' in str(res)
 
 def test_what_is_no_classifier():
@@ -289,4 +296,6 @@ def test_shell(crowds):
     assert 'presented gender' in go('photos/0.png', '--pictures', 'boxes', '--blur').stdout
     assert os.listdir(crowds.parent/'boxes') == ['0.png.jpg']
     lost = go('nowhere', 'nothing.jpg', code=1)
-    assert lost.stderr.endswith('none of these photos could be read: nowhere: no such file; nothing.jpg: no such file\n') and 'estimate' not in lost.stderr + lost.stdout
+    assert (lost.stderr.endswith('none of these photos could be read: nowhere: no such file; '
+                                 'nothing.jpg: no such file\n')
+            and 'estimate' not in lost.stderr + lost.stdout)

@@ -17,7 +17,8 @@ def corpus(awkward, photos):
     path, known = awkward
     shutil.rmtree(photos/'men')
     path.rename(photos/'men')
-    return photos, {k.replace(str(path), str(photos/'men')): ok for k,ok in known.items() if 'link.jpg' not in k or 'hard' in k}
+    return photos, {k.replace(str(path), str(photos/'men')): ok for k,ok in known.items()
+                    if 'link.jpg' not in k or 'hard' in k}
 
 @pytest.mark.filterwarnings('ignore')
 def test_every_awkward_file_is_accounted_for(corpus, capsys):
@@ -31,7 +32,8 @@ def test_every_awkward_file_is_accounted_for(corpus, capsys):
     assert {k: usable[k] for k in known} == known
     assert all(table.problem[~table.usable]) and all(table.detail[table.odd != ''])
     assert (table.usable == (table.id != '')).all() and (table.usable == (table.problem == '')).all()
-    assert f'{len(found)} files: {sum(usable.values())} can be used, {len(found) - sum(usable.values())} cannot' in capsys.readouterr().out
+    assert (f'{len(found)} files: {sum(usable.values())} can be used, {len(found) - sum(usable.values())} cannot'
+            in capsys.readouterr().out)
     dls = gender_dls(path, size=32, bs=8, num_workers=0)
     assert sum(len(o.dataset) for o in dls.loaders) + (~dls.photos.usable).sum() == len(found)
     for x,y in dls.valid: assert x.isfinite().all()
@@ -43,9 +45,11 @@ def test_what_is_odd_about_awkward_files(corpus):
     path, known = corpus
     table = check_images(path, verbose=False)
     kind = {os.path.relpath(f, path/'men'): p for f,p in zip(table.file, table.odd)}
-    for name,word in {'empty.jpg': 'unreadable', 'text.jpg': 'not an image', 'program.jpg': 'not an image', 'bomb.png': 'unreadable',
-                      'png.jpg': 'wrong extension', 'one pixel.png': 'tiny', 'wide.png': 'extreme aspect', 'hard link.jpg': 'exact duplicate',
-                      'film.jpg': 'not an image', 'half.webp': 'damaged', 'cut 3.jpg': 'not an image'}.items(): assert word in kind[name], (name, kind[name])
+    for name,word in {'empty.jpg': 'unreadable', 'text.jpg': 'not an image', 'program.jpg': 'not an image',
+                      'bomb.png': 'unreadable', 'png.jpg': 'wrong extension', 'one pixel.png': 'tiny',
+                      'wide.png': 'extreme aspect', 'hard link.jpg': 'exact duplicate', 'film.jpg': 'not an image',
+                      'half.webp': 'damaged', 'cut 3.jpg': 'not an image'}.items():
+        assert word in kind[name], (name, kind[name])
     assert [v for k,v in kind.items() if k.startswith('cut') and 'truncated' in v]
 
 def test_a_file_that_vanishes_while_being_read(photos, monkeypatch):
@@ -56,29 +60,34 @@ def test_a_file_that_vanishes_while_being_read(photos, monkeypatch):
         return real(file, then)
     monkeypatch.setattr(check, 'examine', examine)
     table = check_images(photos, verbose=False)
-    assert len(table) == 20 and {*table.file[~table.usable]} == {*map(str, gone)} and (table.odd[~table.usable] == 'unreadable').all()
+    assert (len(table) == 20 and {*table.file[~table.usable]} == {*map(str, gone)}
+            and (table.odd[~table.usable] == 'unreadable').all())
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='permissions work differently there')
 def test_no_permission(photos, tmp_path_factory):
     "Also where the tests run as root, who may read anything: the check then runs as somebody else"
-    base = tmp_path_factory.getbasetemp().parents['PYTEST_XDIST_WORKER' in os.environ]   # pytest's own folder, closed to others; nothing above it is touched
+    # pytest's own folder, closed to others; nothing above it is touched
+    base = tmp_path_factory.getbasetemp().parents['PYTEST_XDIST_WORKER' in os.environ]
     closed = {o: o.stat().st_mode for o in photos.parents if o == base or base in o.parents}
     for o in closed: o.chmod(0o755)
     secret = sorted((photos/'men').iterdir())[0]
     secret.chmod(0)
-    code = ("import os, sys, warnings\nwarnings.simplefilter('ignore')\nfrom genderres.check import check_images\nif os.geteuid() == 0: os.seteuid(65534)\n"
-            "t = check_images(sys.argv[1], verbose=False)\nprint(t.odd[~t.usable].tolist(), t.detail[~t.usable].tolist())\n"
+    code = ("import os, sys, warnings\nwarnings.simplefilter('ignore')\nfrom genderres.check import check_images\n"
+            "if os.geteuid() == 0: os.seteuid(65534)\nt = check_images(sys.argv[1], verbose=False)\n"
+            "print(t.odd[~t.usable].tolist(), t.detail[~t.usable].tolist())\n"
             "os.seteuid(os.getuid())\nos.chmod(sys.argv[1] + '/women', 0)\nif os.geteuid() == 0: os.seteuid(65534)\n"
             "try: check_images(sys.argv[1])\nexcept PermissionError as e: print('refused', e.filename)")
     try: res = subprocess.run([sys.executable, '-c', code, photos], capture_output=True, text=True)
     finally:
         for o in (secret, photos/'women'): o.chmod(0o755)
         for o,mode in closed.items(): o.chmod(mode)
-    assert res.stdout.splitlines() == ["['unreadable'] ['no permission to read it']", f'refused {photos/"women"}'], res.stderr[-2000:]
+    assert res.stdout.splitlines() == [
+        "['unreadable'] ['no permission to read it']", f'refused {photos/"women"}'], res.stderr[-2000:]
 
 def planted(path, n=40):
     "`n` portraits, each with a copy: resized, mirrored, recompressed, brighter or cut"
-    doings = [lambda o: o.resize((90, 110)), lambda o: o.transpose(Image.FLIP_LEFT_RIGHT), lambda o: o.point(lambda v: min(255, int(v*1.15))), lambda o: o.crop((6, 4, 122, 124))]
+    doings = [lambda o: o.resize((90, 110)), lambda o: o.transpose(Image.FLIP_LEFT_RIGHT),
+              lambda o: o.point(lambda v: min(255, int(v*1.15))), lambda o: o.crop((6, 4, 122, 124))]
     for i in range(n):
         c = ('men', 'women')[i % 2]
         (path/c).mkdir(parents=True, exist_ok=True)
@@ -95,13 +104,15 @@ def test_copies_stay_together_and_the_plain_split_tears_them(tmp_path):
     for seed in range(5):
         split = split_photos(table, seed=seed)
         assert (split.groupby(who(split).to_numpy()).split.nunique() > 1).sum() <= 2
-    with pytest.warns(UserWarning, match=r'tears \d+ of \d+ pairs of copies apart'): dls = gender_dls(path, split='random', size=32, num_workers=0)
+    with pytest.warns(UserWarning, match=r'tears \d+ of \d+ pairs of copies apart'):
+        dls = gender_dls(path, split='random', size=32, num_workers=0)
     assert (dls.photos.groupby(who(dls.photos).to_numpy()).split.nunique() > 1).sum() > 5
     assert (dls.photos.split == 'valid').sum() == 16   # the paper's split is exact
 
 def test_a_copy_in_the_source_s_own_split_is_named(tmp_path):
     table = photos_from_folder(planted(tmp_path/'p', 8))
-    table = table.assign(split=['valid' if 'copy' in Path(o).name else 'train' for o in table.file])[['file', 'label', 'split']]
+    table = table.assign(split=['valid' if 'copy' in Path(o).name else 'train' for o in table.file])[
+        ['file', 'label', 'split']]
     checked = check_images(table, verbose=False)
     assert checked.odd.str.contains('duplicate across splits').sum() >= 14 and 'tears' in check_summary(checked)
     with pytest.warns(UserWarning, match='tears'): dls = gender_dls(table, num_workers=0, size=32)
@@ -151,12 +162,15 @@ def test_saved_split(photos, tmp_path):
     assert again.photos.split.tolist() == dls.photos.split.tolist()
     with pytest.raises(FileExistsError): save_split(dls, tmp_path/'split.csv')
     old = dict(zip(dls.photos.id, dls.photos.split))
-    for i,o in enumerate(sorted(photos.rglob('*.jpg'))): Image.open(o).resize((256, 256)).save(o.with_name(f'large {i}.png'))   # larger: names the group
+    # larger: names the group
+    for i,o in enumerate(sorted(photos.rglob('*.jpg'))):
+        Image.open(o).resize((256, 256)).save(o.with_name(f'large {i}.png'))
     more = gender_dls(photos, split=tmp_path/'split.csv', seed=7, size=32, num_workers=0).photos
     assert {k: v for k,v in zip(more.id, more.split) if k in old} == old
     for _,g in more.groupby('group'): assert g.split.nunique() == 1 or g.group.iloc[0] == ''
     with pytest.raises(ValueError, match="split='random2'"): gender_dls(photos, split='random2', num_workers=0)
-    with pytest.raises(ValueError, match='together below 1'): gender_dls(photos, valid_pct=.6, test_pct=.4, num_workers=0)
+    with pytest.raises(ValueError, match='together below 1'):
+        gender_dls(photos, valid_pct=.6, test_pct=.4, num_workers=0)
 
 def test_the_check_can_be_interrupted(interruptible, monkeypatch):
     "What has not begun does not begin"

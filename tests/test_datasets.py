@@ -44,7 +44,8 @@ class Site(ThreadingHTTPServer):
         "List the people with these ids, each with a page, men and women in turn; forget what was asked"
         header, self.asked, self.pages = 'bioguide_id,birthday,gender,type,party\n', [], dict(pages)
         rows = ''.join(f'"{o}",1950-01-01,{"MF"[i%2]},rep,\n' for i,o in enumerate(pages))
-        self.pages |= {'legislators-current.csv': page((header + rows).encode()), 'legislators-historical.csv': page(header.encode())}
+        self.pages |= {'legislators-current.csv': page((header + rows).encode()),
+                       'legislators-historical.csv': page(header.encode())}
 
 def files(path): return sorted(o.relative_to(path).as_posix() for o in path.rglob('*') if not o.is_dir())
 def people(*pages): return {f'X{i:06d}': o for i,o in enumerate(pages)}
@@ -70,17 +71,21 @@ def test_download_then_only_what_is_missing(site, tmp_path, capsys):
     site.list(people(*[fine]*6))
     (tmp_path/'women'/'X000001.jpg').write_bytes(photos[1][:1000])
     assert (congress_portraits(tmp_path, progress=False).problem == '').all()
-    assert sorted(site.asked) == ['X000001', 'X000002', 'X000003', 'X000005'] and len(pd.read_csv(tmp_path/'labels.csv')) == 6
+    assert (sorted(site.asked) == ['X000001', 'X000002', 'X000003', 'X000005']
+            and len(pd.read_csv(tmp_path/'labels.csv')) == 6)
 
-@pytest.mark.parametrize('answer, problem', [(page(b'<html>Please sign in</html>'), 'not an image'), (endless, 'too large'),
-    (page(photos[0][:1000]), 'damaged image'), (page(photos[0][:1000], length=9999), 'no answer'), (page(b'', 500), 'HTTP 500')])
+@pytest.mark.parametrize('answer, problem', [
+    (page(b'<html>Please sign in</html>'), 'not an image'), (endless, 'too large'),
+    (page(photos[0][:1000]), 'damaged image'), (page(photos[0][:1000], length=9999), 'no answer'),
+    (page(b'', 500), 'HTTP 500')])
 def test_what_fails_is_a_row_and_no_file(site, tmp_path, answer, problem):
     site.list(people(answer, fine))
     df = congress_portraits(tmp_path, progress=False)
     assert problem in df.problem[0] and df.problem[1] == '' and files(tmp_path) == ['labels.csv', 'women/X000001.jpg']
 
 def test_ids_are_not_trusted_as_names(site, tmp_path):
-    odd = ['../../evil', '..\\evil', '/tmp/evil', 'X000001/../../evil', '', 'x000001', 'X00000\uff11', 'X000001\n', 'X000001%2f..']
+    odd = ['../../evil', '..\\evil', '/tmp/evil', 'X000001/../../evil', '', 'x000001', 'X00000\uff11', 'X000001\n',
+           'X000001%2f..']
     site.list(dict.fromkeys([*odd, 'X000001'], fine))
     df = congress_portraits(tmp_path/'a'/'b', progress=False)
     assert df.problem.tolist() == ['no label or an odd id']*len(odd) + [''] and df.file[:len(odd)].eq('').all()
@@ -88,15 +93,18 @@ def test_ids_are_not_trusted_as_names(site, tmp_path):
 
 def test_a_server_that_breaks_down(site, tmp_path):
     site.list(people(*[fine, refused]*15, *[gone]*25, *[refused]*60))
-    with pytest.raises(ConnectionError, match='20 portraits in a row failed.*HTTP 403'): congress_portraits(tmp_path, progress=False)
+    with pytest.raises(ConnectionError, match='20 portraits in a row failed.*HTTP 403'):
+        congress_portraits(tmp_path, progress=False)
     assert len(site.asked) <= 80 and len(pd.read_csv(tmp_path/'labels.csv')) == 15
     site.list(people(*[fine]*115))
     assert (congress_portraits(tmp_path, progress=False).problem == '').all() and len(site.asked) == 100
 
-@pytest.mark.parametrize('answer', [page(b'<!DOCTYPE html>\n<a href="x,y">Sign in</a>'), page(b''), page(bytes(range(256))), gone])
+@pytest.mark.parametrize('answer', [page(b'<!DOCTYPE html>\n<a href="x,y">Sign in</a>'), page(b''),
+                                    page(bytes(range(256))), gone])
 def test_no_table(site, tmp_path, answer):
     site.pages['legislators-current.csv'] = answer
-    with pytest.raises(ConnectionError, match='legislators-current.csv gives no table of members'): congress_portraits(tmp_path)
+    with pytest.raises(ConnectionError, match='legislators-current.csv gives no table of members'):
+        congress_portraits(tmp_path)
     assert files(tmp_path) == []
 
 def test_ctrl_c_keeps_what_arrived(site, tmp_path, interruptible):

@@ -31,7 +31,8 @@ def facts(interp):
 def test_killed_and_continued(tmp_path):
     make_dls = partial(gender_dls, sample_portraits(tmp_path/'photos', n=200, size=64), size=64, bs=16, num_workers=0)
     options = dict(epochs=3, weights='portrait', rapid=True)
-    two = partial(in_processes, 2, distributed_experiment, make_dls, facts, tmp_path/'last.pth', cbs=[Killed(tmp_path)], **options)
+    two = partial(in_processes, 2, distributed_experiment, make_dls, facts, tmp_path/'last.pth',
+                  cbs=[Killed(tmp_path)], **options)
     with pytest.raises(RuntimeError, match='a process of 2 ended.*The same call continues'): two()
     assert (tmp_path/'last.pth').exists()
     scores, values, photos = two()
@@ -51,12 +52,14 @@ def measured_apart(*args, **kwargs):
 
 def test_all_processes_use_the_layout_of_the_first(tmp_path):
     make_dls = partial(gender_dls, sample_portraits(tmp_path/'photos', n=40, size=32), size=32, bs=8, num_workers=0)
-    scores, values, photos = in_processes(2, measured_apart, make_dls, facts, tmp_path/'last.pth', epochs=1, arch='resnet18', rapid=True)
+    scores, values, photos = in_processes(2, measured_apart, make_dls, facts, tmp_path/'last.pth',
+                                          epochs=1, arch='resnet18', rapid=True)
     assert scores.n['accuracy'] == (photos.split == 'valid').sum()
 
 def test_at_the_shell(tmp_path):
     sample_portraits(tmp_path/'photos', n=40, size=64)
-    args = ['train', tmp_path/'photos', '-o', tmp_path/'m.safetensors', '--size', 32, '--batch-size', 8, '--epochs', 1, '--processes', 2, '--arch', 'resnet18', '--json']
+    args = ['train', tmp_path/'photos', '-o', tmp_path/'m.safetensors', '--size', 32, '--batch-size', 8, '--epochs', 1,
+            '--processes', 2, '--arch', 'resnet18', '--json']
     res = CliRunner().invoke(app, [*map(str, args)])
     assert res.exit_code == 0, res.stderr
     assert json.loads(res.stdout)['scores']['accuracy']['n'] == 8

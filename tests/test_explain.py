@@ -27,8 +27,10 @@ def test_lite0_and_shapes(photos):
     learn.model.requires_grad_(False)
     items = learn.dls.photos
     cams = grad_cam(learn, items, [0]*len(items))
-    assert cams.shape == (len(items), 2, 2) and (cams >= 0).all() and torch.isfinite(cams).all() and not cams.requires_grad
-    with learn.no_bar(): interp = GenderInterpretation.from_learner(learn, dl=learn.dls.test_dl(items, with_labels=True))
+    assert (cams.shape == (len(items), 2, 2) and (cams >= 0).all() and torch.isfinite(cams).all()
+            and not cams.requires_grad)
+    with learn.no_bar():
+        interp = GenderInterpretation.from_learner(learn, dl=learn.dls.test_dl(items, with_labels=True))
     assert len([o for o in interp.plot_top_losses_cam(100).axes if o.images]) == 2*len(items)
     assert not learn.model.training
 
@@ -52,7 +54,8 @@ def background(x, label):
 
 def test_three_classes_and_a_background(tmp_path):
     found = shortcuts(check_photos(tiny_set(tmp_path, 90, background)))
-    assert found.loc['background', 'raises hand'] and found.loc['background', 'low'] > .9 and (found.chance == 1/3).all()
+    assert (found.loc['background', 'raises hand'] and found.loc['background', 'low'] > .9
+            and (found.chance == 1/3).all())
     assert not found.loc[['aspect ratio', 'pixels'], 'raises hand'].any()
 
 def test_persons_stay_together(tmp_path):

@@ -9,7 +9,8 @@ from PIL import Image
 
 @pytest.fixture(scope='module')
 def explosive(tmp_path_factory):
-    "A classifier whose activations are hundreds of times as large for photos with a red half; all its photos, and the usual ones"
+    """A classifier whose activations are hundreds of times as large for photos with a red half; all its photos,
+    and the usual ones"""
     path = sample_portraits(tmp_path_factory.mktemp('red')/'photos', n=110, size=64)
     files = sorted(path.rglob('*.jpg'))
     for o in files[::22]:

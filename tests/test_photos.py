@@ -18,16 +18,21 @@ def listed(tmp_path, data, **kwargs):
 plain = [('a.jpg', 'men', ''), ('b.jpg', 'women', '')]
 parts = [('a.jpg', 'men', 'train'), ('b.jpg', 'women', 'test')]
 
-@pytest.mark.parametrize('data', ['file,label\na.jpg,men\nb.jpg,women\n', 'label,file\nmen,a.jpg\nwomen,b.jpg\n', 'Age,Gender,File Name\n3,men,a.jpg\n4,women,b.jpg\n',
-    'who,pic\nmen,a.jpg\nwomen,b.jpg\n', ',file,label\n0,a.jpg,men\n1,b.jpg,women\n', ',who,pic\n7,men,a.jpg\n9,women,b.jpg\n', ',0\na.jpg,men\nb.jpg,women\n',
-    'index,who,pic\n7,men,a.jpg\n9,women,b.jpg\n', 'fname,labels\na.jpg,men\nb.jpg,women\n', 'id,label\na.jpg,men\nb.jpg,women\n'])
+@pytest.mark.parametrize('data', [
+    'file,label\na.jpg,men\nb.jpg,women\n', 'label,file\nmen,a.jpg\nwomen,b.jpg\n',
+    'Age,Gender,File Name\n3,men,a.jpg\n4,women,b.jpg\n', 'who,pic\nmen,a.jpg\nwomen,b.jpg\n',
+    ',file,label\n0,a.jpg,men\n1,b.jpg,women\n', ',who,pic\n7,men,a.jpg\n9,women,b.jpg\n',
+    ',0\na.jpg,men\nb.jpg,women\n', 'index,who,pic\n7,men,a.jpg\n9,women,b.jpg\n',
+    'fname,labels\na.jpg,men\nb.jpg,women\n', 'id,label\na.jpg,men\nb.jpg,women\n'])
 def test_columns_are_found_wherever_they_stand(tmp_path, data): assert listed(tmp_path, data) == plain
 
-@pytest.mark.parametrize('data', ['split,file,label\ntrain,a.jpg,men\ntest,b.jpg,women\n', 'split,pic,who\ntrain,a.jpg,men\ntesting,b.jpg,women\n',
+@pytest.mark.parametrize('data', [
+    'split,file,label\ntrain,a.jpg,men\ntest,b.jpg,women\n', 'split,pic,who\ntrain,a.jpg,men\ntesting,b.jpg,women\n',
     'pic,who,set\na.jpg,men,TRAIN\nb.jpg,women,test\n', 'a.jpg,men,train\nb.jpg,women,test\n'])
 def test_a_split_is_no_class_and_is_kept(tmp_path, data): assert listed(tmp_path, data) == parts
 
-@pytest.mark.parametrize('data', ['a.jpg,men\nb.jpg,women\n', 'a.jpg;men\nb.jpg;women\n', 'men\ta.jpg\nwomen\tb.jpg\n', '0,a.jpg,men\n1,b.jpg,women\n'])
+@pytest.mark.parametrize('data', ['a.jpg,men\nb.jpg,women\n', 'a.jpg;men\nb.jpg;women\n', 'men\ta.jpg\nwomen\tb.jpg\n',
+                                  '0,a.jpg,men\n1,b.jpg,women\n'])
 def test_no_header_loses_no_photo(tmp_path, data): assert listed(tmp_path, data) == plain
 
 def test_no_header_and_names_without_an_ending(tmp_path):
@@ -36,9 +41,13 @@ def test_no_header_and_names_without_an_ending(tmp_path):
 def test_no_header_and_a_class_with_the_name_of_a_column(tmp_path):
     assert listed(tmp_path, 'a.jpg,person\nb.jpg,group\n') == [('a.jpg', 'person', ''), ('b.jpg', 'group', '')]
 
-@pytest.mark.parametrize('data', ['file;label\na.jpg;men\nb.jpg;women\n', 'file\tlabel\na.jpg\tmen\nb.jpg\twomen\n', 'file|label\na.jpg|men\nb.jpg|women\n',
-    b'\xef\xbb\xbffile;label\r\na.jpg;men\r\nb.jpg;women\r\n;\r\n', 'file\tlabel\na.jpg\tmen\nb.jpg\twomen\n'.encode('utf-16'), '"file";"label"\r\n"a.jpg";"men"\r\n"b.jpg";"women"\r\n',
-    'file,label\na.jpg,men\nb.jpg,women\n,\n', 'file,label\na.jpg,men\nb.jpg,women\n,,,\n', 'file,label,,\na.jpg,men,,\n,,,\nb.jpg,women,,\n', '\n\nfile,label\na.jpg,men\n\nb.jpg,women\n',
+@pytest.mark.parametrize('data', [
+    'file;label\na.jpg;men\nb.jpg;women\n', 'file\tlabel\na.jpg\tmen\nb.jpg\twomen\n',
+    'file|label\na.jpg|men\nb.jpg|women\n', b'\xef\xbb\xbffile;label\r\na.jpg;men\r\nb.jpg;women\r\n;\r\n',
+    'file\tlabel\na.jpg\tmen\nb.jpg\twomen\n'.encode('utf-16'),
+    '"file";"label"\r\n"a.jpg";"men"\r\n"b.jpg";"women"\r\n',
+    'file,label\na.jpg,men\nb.jpg,women\n,\n', 'file,label\na.jpg,men\nb.jpg,women\n,,,\n',
+    'file,label,,\na.jpg,men,,\n,,,\nb.jpg,women,,\n', '\n\nfile,label\na.jpg,men\n\nb.jpg,women\n',
     'file,label,gr\u00f6\u00dfe\r\na.jpg,men,1\r\nb.jpg,women,2\r\n'.encode('cp1252')])
 def test_as_spreadsheets_write_it(tmp_path, data): assert listed(tmp_path, data) == plain
 
@@ -46,17 +55,23 @@ def test_separators_inside_a_name(tmp_path):
     assert listed(tmp_path, 'file;label\nSmith, John.jpg;men\n') == [('Smith, John.jpg', 'men', '')]
     assert listed(tmp_path, 'file,label\n"Smith, John.jpg",men\n') == [('Smith, John.jpg', 'men', '')]
 
-@pytest.mark.parametrize('data,says', [('', 'is empty: expected'), ('\n \n', 'is empty: expected'), (',,\n,,\n', 'separators only'), ('file,label\n', 'lists no photos'),
-    ('file:label\na.jpg:men\n', 'the separator is one of'), ('file\na.jpg\n', 'no column with labels'), ('file,label\na.jpg,\n', 'no label for 1 of 1'),
-    ('file,label\n,men\n', 'no file name in 1 of 1'), ('file,label\nSmith, John.jpg,men\n', 'quote file names'), ('file,label\n"a.jpg,men\n', 'check the quotes'),
-    ('file,who,age\na.jpg,men,3\n', 'labels, who or age.*Name it label'), ('file,label,split\na.jpg,men,maybe\n', "'maybe' in the split"),
-    ('file,label,file\na.jpg,men,b.jpg\n', "two columns 'file'"), (b'PK\x03\x04' + bytes(range(128, 256)), 'is a spreadsheet')])
+@pytest.mark.parametrize('data,says', [
+    ('', 'is empty: expected'), ('\n \n', 'is empty: expected'), (',,\n,,\n', 'separators only'),
+    ('file,label\n', 'lists no photos'), ('file:label\na.jpg:men\n', 'the separator is one of'),
+    ('file\na.jpg\n', 'no column with labels'), ('file,label\na.jpg,\n', 'no label for 1 of 1'),
+    ('file,label\n,men\n', 'no file name in 1 of 1'), ('file,label\nSmith, John.jpg,men\n', 'quote file names'),
+    ('file,label\n"a.jpg,men\n', 'check the quotes'),
+    ('file,who,age\na.jpg,men,3\n', 'labels, who or age.*Name it label'),
+    ('file,label,split\na.jpg,men,maybe\n', "'maybe' in the split"),
+    ('file,label,file\na.jpg,men,b.jpg\n', "two columns 'file'"),
+    (b'PK\x03\x04' + bytes(range(128, 256)), 'is a spreadsheet')])
 def test_every_refusal_names_the_file(tmp_path, data, says):
     with pytest.raises(ValueError, match=f'x.csv.*{says}'): listed(tmp_path, data)
 
 def test_given_columns_come_first(tmp_path):
     data = 'file,label,other,who\na.jpg,x,b.jpg,men\n'
-    assert listed(tmp_path, data, fn_col='other', label_col='who') == listed(tmp_path, data, fn_col=2, label_col=3) == [('b.jpg', 'men', '')]
+    assert (listed(tmp_path, data, fn_col='other', label_col='who') == listed(tmp_path, data, fn_col=2, label_col=3)
+            == [('b.jpg', 'men', '')])
 
 def test_a_saved_index_is_the_same_table(photos):
     "From pandas, with and without its index, twice, and as a DataFrame"
@@ -64,7 +79,8 @@ def test_a_saved_index_is_the_same_table(photos):
     found.to_csv(photos/'x.csv')
     again = pd.read_csv(photos/'x.csv')
     again.to_csv(photos/'y.csv')
-    for o in (photos/'x.csv', photos/'y.csv', again): assert photos_from_source(o, folder='.')[['label', 'file']].equals(found)
+    for o in (photos/'x.csv', photos/'y.csv', again):
+        assert photos_from_source(o, folder='.')[['label', 'file']].equals(found)
 
 def tree(path, *files):
     for o in files:
@@ -72,9 +88,12 @@ def tree(path, *files):
         (path/o).touch()
     return path
 
-def said(path): return [(Path(r.file).relative_to(path).as_posix(), r.label, r.split) for r in photos_from_folder(path).itertuples()]
+def said(path):
+    return [(Path(r.file).relative_to(path).as_posix(), r.label, r.split)
+            for r in photos_from_folder(path).itertuples()]
 
-@pytest.mark.parametrize('train,valid,test', [('train', 'dev', 'test'), ('Training', 'VAL', 'Testing'), ('TRAIN', 'validation', 'test')])
+@pytest.mark.parametrize('train,valid,test', [('train', 'dev', 'test'), ('Training', 'VAL', 'Testing'),
+                                              ('TRAIN', 'validation', 'test')])
 def test_parts_by_their_usual_names(tmp_path, train, valid, test):
     for inner in (False, True):
         path = tmp_path/str(inner)
@@ -93,26 +112,35 @@ def test_the_author_s_test_photos_are_not_trained_on(photos):
             for o in some: o.rename(photos/c/part/o.name)
     dls = gender_dls(photos, size=32, num_workers=0)
     assert dls.vocab == ['men', 'women']
-    assert [Path(r.file).parent.name for r in dls.photos.itertuples()] == [dict(valid='dev').get(o, o) for o in dls.photos.split]
+    assert ([Path(r.file).parent.name for r in dls.photos.itertuples()]
+            == [dict(valid='dev').get(o, o) for o in dls.photos.split])
 
 def test_only_a_test_part_inside_the_classes(tmp_path):
     path = tree(tmp_path, 'men/a.jpg', 'men/test/b.jpg', 'women/a.jpg', 'women/test/b.jpg')
     assert [o[2] for o in said(path)] == ['', 'test', '', 'test']
     assert [o[2] for o in said(tree(tmp_path/'two', 'valid/men/a.jpg', 'test/men/a.jpg'))] == ['test', 'valid']
 
-@pytest.mark.parametrize('files,says', [(['men/a.jpg', 'women/a.jpg', 'test/a.jpg'], 'rename test if it is no part'),
-    (['train/men/a.jpg', 'val/men/a.jpg', 'dev/men/a.jpg'], 'mean the same part'), (['men/train/a.jpg', 'men/Training/a.jpg', 'women/train/a.jpg'], 'mean the same part'),
-    (['men/train/a.jpg', 'women/a.jpg'], 'women has no such folder'), (['men/train/a.jpg', 'men/2019/a.jpg', 'women/train/a.jpg'], '2019 beside it is not'),
+@pytest.mark.parametrize('files,says', [
+    (['men/a.jpg', 'women/a.jpg', 'test/a.jpg'], 'rename test if it is no part'),
+    (['train/men/a.jpg', 'val/men/a.jpg', 'dev/men/a.jpg'], 'mean the same part'),
+    (['men/train/a.jpg', 'men/Training/a.jpg', 'women/train/a.jpg'], 'mean the same part'),
+    (['men/train/a.jpg', 'women/a.jpg'], 'women has no such folder'),
+    (['men/train/a.jpg', 'men/2019/a.jpg', 'women/train/a.jpg'], '2019 beside it is not'),
     (['men/train/a.jpg', 'men/b.jpg', 'women/train/a.jpg'], 'b.jpg beside it is not')])
 def test_half_a_layout_is_refused(tmp_path, files, says):
     with pytest.raises(ValueError, match=f'{tmp_path.name}.*{says}'): photos_from_folder(tree(tmp_path, *files))
 
-@pytest.mark.parametrize('files,give', [(['photos/men/a.jpg', 'photos/women/a.jpg', 'photos/labels.csv', 'readme.txt'], 'photos'),
-    (['photos/train/men/a.jpg', 'photos/dev/men/a.jpg'], 'photos'), (['photos/train/men/a.jpg'], 'photos'), (['x/y/men/a.jpg', 'x/y/women/a.jpg'], 'x/y')])
+@pytest.mark.parametrize('files,give', [
+    (['photos/men/a.jpg', 'photos/women/a.jpg', 'photos/labels.csv', 'readme.txt'], 'photos'),
+    (['photos/train/men/a.jpg', 'photos/dev/men/a.jpg'], 'photos'), (['photos/train/men/a.jpg'], 'photos'),
+    (['x/y/men/a.jpg', 'x/y/women/a.jpg'], 'x/y')])
 def test_one_folder_too_many(tmp_path, files, give):
-    with pytest.raises(ValueError, match=re.escape(f'give {tmp_path/give} instead')): check_images(tree(tmp_path, *files), verbose=False)
+    with pytest.raises(ValueError, match=re.escape(f'give {tmp_path/give} instead')):
+        check_images(tree(tmp_path, *files), verbose=False)
 
-@pytest.mark.parametrize('files', [['men/a.jpg'], ['men/2019/a.jpg'], ['men/a.jpg', 'men/2019/a.jpg', 'men/2020/a.jpg'], ['men/train/a.jpg', 'men/test/a.jpg']])
+@pytest.mark.parametrize('files', [['men/a.jpg'], ['men/2019/a.jpg'],
+                                   ['men/a.jpg', 'men/2019/a.jpg', 'men/2020/a.jpg'],
+                                   ['men/train/a.jpg', 'men/test/a.jpg']])
 def test_a_single_class_is_no_wrapper(tmp_path, files): assert {o[1] for o in said(tree(tmp_path, *files))} == {'men'}
 
 def test_classes_that_differ_in_case_are_said(photos):
@@ -123,7 +151,9 @@ def test_classes_that_differ_in_case_are_said(photos):
 
 def plots(folder):
     folder.mkdir(exist_ok=True)
-    for o in ('loss.png', 'learning_rate.png', 'confusion_matrix.png', 'top_losses.png', 'epochs.csv', 'scores.csv', 'top_losses.csv', 'split.csv'): (folder/o).touch()
+    for o in ('loss.png', 'learning_rate.png', 'confusion_matrix.png', 'top_losses.png', 'epochs.csv', 'scores.csv',
+              'top_losses.csv', 'split.csv'):
+        (folder/o).touch()
 
 def test_own_plots_are_no_class(photos):
     plots(photos/'mine')

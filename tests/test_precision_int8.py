@@ -20,7 +20,8 @@ def quiet(source, *args, **kwargs):
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-    "A learner on the portrait body, whose head was trained on int8 features; the same with float features; what was said"
+    """A learner on the portrait body, whose head was trained on int8 features; the same with float features;
+    what was said"""
     path = sample_portraits(tmp_path_factory.mktemp('int8')/'photos', n=160, size=64)
     learners = [quiet(path).to_rapid(dtype=o) for o in (torch.int8, torch.float32)]
     with warnings.catch_warnings(record=True) as said:
@@ -39,7 +40,8 @@ def small(photos, weights):
 
 def answers(learn, source='valid'):
     "Probability of the second class, and labels; by the whole network, in float32"
-    preds, y = learn.get_preds(dl=learn.dls.test_dl(learn.dls.photos, with_labels=True)) if source == 'all' else learn.get_preds()
+    preds, y = (learn.get_preds(dl=learn.dls.test_dl(learn.dls.photos, with_labels=True)) if source == 'all'
+                else learn.get_preds())
     return preds[:,1].numpy(), y.numpy()
 
 def test_a_head_learns_as_much(trained):
@@ -53,9 +55,11 @@ def test_a_head_learns_as_much(trained):
 
 def test_validation_is_that_of_the_network_which_is_kept(trained):
     fast = trained[0]
-    assert torch.allclose(fast.rapid.kept[2], view_features(fast, 1, fast.rapid.dtype)[2], atol=1e-4)   # in the same layout
+    # in the same layout
+    assert torch.allclose(fast.rapid.kept[2], view_features(fast, 1, fast.rapid.dtype)[2], atol=1e-4)
     p, y = answers(fast)
-    assert fast.recorder.values[-1][-1] == pytest.approx(((p > .5) == y).mean(), abs=1.5/len(y))   # bfloat16 may turn an answer
+    # bfloat16 may turn an answer
+    assert fast.recorder.values[-1][-1] == pytest.approx(((p > .5) == y).mean(), abs=1.5/len(y))
 
 def test_once_and_again_only_for_another_precision(trained, monkeypatch):
     fast = trained[0]
@@ -73,10 +77,12 @@ def test_the_learner_is_exported(trained, tmp_path):
     fast.path = tmp_path
     fast.export('learn.pkl')
     with fast.no_bar(): want = fast.predict(file)[0]
-    assert load_learner(tmp_path/'learn.pkl').predict(file)[0] == want == fast.to_classifier().predict([file], abstain=0.).label[0]
+    assert (load_learner(tmp_path/'learn.pkl').predict(file)[0] == want
+            == fast.to_classifier().predict([file], abstain=0.).label[0])
 
 def spoil(body):
-    "Channels that nobody listens to, thousands of times as large as the others: nothing for floats, too much for the range of a byte"
+    """Channels that nobody listens to, thousands of times as large as the others: nothing for floats, too much
+    for the range of a byte"""
     for block in (m for m in body.modules() if hasattr(m, 'conv2')):
         with torch.no_grad():
             block.bn1.bias[0] = 5000.
@@ -108,7 +114,8 @@ def test_seconds_decide(small, monkeypatch):
 def test_without_onnxruntime(small, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     monkeypatch.setattr(features, 'forward_seconds', lambda *args: 10.**6)
-    with pytest.raises(ImportError, match=r"dtype=torch.int8 needs onnxruntime: `pip install 'genderres\[onnx\]'`"): small.to_rapid(dtype=torch.int8)
+    with pytest.raises(ImportError, match=r"dtype=torch.int8 needs onnxruntime: `pip install 'genderres\[onnx\]'`"):
+        small.to_rapid(dtype=torch.int8)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         small.rapid.features(small)
@@ -118,7 +125,9 @@ def test_a_body_that_cannot_be_exported(small, monkeypatch):
     def fail(*args): raise RuntimeError('there is no such operator\nand much more')
     monkeypatch.setattr(features, 'int8_network', fail)
     monkeypatch.setattr(features, '_int8_may_pay', lambda *args: True)
-    with pytest.warns(UserWarning, match='not computed in int8, because this body cannot be: there is no such operator$'): small.fit(1)
+    with pytest.warns(UserWarning, match='not computed in int8, because this body cannot be: '
+                                         'there is no such operator$'):
+        small.fit(1)
     small.rapid.int8, small.rapid.stamp = True, None
     with pytest.raises(RuntimeError, match='no such operator'): small.fit(1)
 
@@ -136,7 +145,8 @@ def test_layers_that_are_trained_stay_in_floats(small):
 def test_an_interrupt_leaves_the_log_on(monkeypatch):
     def stop(*args): raise KeyboardInterrupt
     monkeypatch.setattr(precision, '_ranges', stop)
-    with pytest.raises(KeyboardInterrupt): int8_network(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()), torch.rand(4, 3, 16, 16))
+    with pytest.raises(KeyboardInterrupt):
+        int8_network(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()), torch.rand(4, 3, 16, 16))
     assert logging.root.manager.disable == logging.NOTSET
 
 def test_the_log_is_as_the_user_set_it(monkeypatch):
@@ -144,7 +154,8 @@ def test_the_log_is_as_the_user_set_it(monkeypatch):
     monkeypatch.setattr(precision, '_ranges', fail)
     logging.disable(logging.ERROR)
     try:
-        with pytest.raises(RuntimeError): int8_network(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()), torch.rand(4, 3, 16, 16))
+        with pytest.raises(RuntimeError):
+            int8_network(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()), torch.rand(4, 3, 16, 16))
         assert logging.root.manager.disable == logging.ERROR
     finally: logging.disable(logging.NOTSET)
 
@@ -155,7 +166,8 @@ def test_photos_that_are_all_alike(small, monkeypatch):
     monkeypatch.setattr(features, '_some_photos', lambda learn, n: torch.zeros(8, 3, 64, 64))
     monkeypatch.setattr(features, 'int8_network', lambda net, photos: lambda x: precision.fold_batchnorm(net)(x) + 1)
     small.rapid.int8 = True
-    with pytest.warns(UserWarning, match='off by more than the photos differ from each other, where 20% is allowed'): small.fit(1)
+    with pytest.warns(UserWarning, match='off by more than the photos differ from each other, where 20% is allowed'):
+        small.fit(1)
     assert small.rapid.precision == torch.float32
 
 def test_deprecations_of_torch_do_not_reach_the_user():

@@ -9,7 +9,8 @@ sys.path.insert(0, str(pretrain))
 import train   # noqa: E402
 
 def start(out, views=192):
-    args = [sys.executable, str(pretrain/'train.py'), '--demo', '--fp32', '--bs', '16', '--every', '64', '--views', str(views), '--out', str(out)]
+    args = [sys.executable, str(pretrain/'train.py'), '--demo', '--fp32', '--bs', '16', '--every', '64',
+            '--views', str(views), '--out', str(out)]
     return subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
@@ -31,8 +32,8 @@ def test_a_square_lies_in_the_photo():
         assert 0 <= x0 < x1 <= 100 and 0 <= y0 < y1 <= 60 and x1 - x0 == pytest.approx(y1 - y0)
 
 def test_held_out_photos_are_never_seen_and_classes_are_even():
-    photos = pd.DataFrame(dict(source='fairface', label=['men']*300 + ['women']*100, race=['Black', 'White']*200, age='20-29',
-                               valid=[i % 10 == 0 for i in range(400)]))
+    photos = pd.DataFrame(dict(source='fairface', label=['men']*300 + ['women']*100, race=['Black', 'White']*200,
+                               age='20-29', valid=[i % 10 == 0 for i in range(400)]))
     p = train.chances(photos)
     assert p.sum() == pytest.approx(1) and (p[photos.valid] == 0).all() and (p[~photos.valid] > 0).all()
     assert np.allclose(pd.Series(p).groupby([photos.label, photos.race]).sum(), .25)

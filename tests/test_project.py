@@ -15,9 +15,11 @@ def fresh(tmp_path_factory):
     "A copy of the project in which everything was generated anew"
     new = tmp_path_factory.mktemp('fresh')/'genderres'
     new.mkdir()
-    for o in ('nbs', 'benchmarks'): shutil.copytree(root/o, new/o, ignore=shutil.ignore_patterns('.ipynb_checkpoints', '_proc'))
+    for o in ('nbs', 'benchmarks'):
+        shutil.copytree(root/o, new/o, ignore=shutil.ignore_patterns('.ipynb_checkpoints', '_proc'))
     shutil.copytree(root/'genderres', new/'genderres', ignore=shutil.ignore_patterns('__pycache__'))
-    for o in ('settings.ini', 'setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'MANIFEST.in'): shutil.copy(root/o, new/o)
+    for o in ('settings.ini', 'setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'MANIFEST.in'):
+        shutil.copy(root/o, new/o)
     run(sys.executable, '-c', 'from nbdev.doclinks import nbdev_export; nbdev_export()', cwd=new)
     run(sys.executable, '-c', 'from nbdev.clean import nbdev_clean; nbdev_clean()', cwd=new)
     run(sys.executable, '-m', 'nbconvert', '--config', 'nbs/readme_config.py', cwd=new)
@@ -37,7 +39,8 @@ def test_stored_outputs_hold_no_errors_and_no_paths():
         for cell in json.loads(nb.read_text(encoding='utf-8'))['cells']:
             for out in cell.get('outputs', []):
                 assert out['output_type'] != 'error', nb.name
-                assert not re.search(r'site-packages|/(home|root|Users)/', json.dumps(out)), f'{nb.name}: a path of this machine in an output'
+                assert not re.search(r'site-packages|/(home|root|Users)/', json.dumps(out)), (
+                    f'{nb.name}: a path of this machine in an output')
 
 def code_cells(notebook):
     "The sources of a notebook's code cells, without lines that only IPython understands"
@@ -46,13 +49,15 @@ def code_cells(notebook):
         source = ''.join(cell['source'])
         if not source.startswith('%%'): yield re.sub(r'^(\s*)(?:\w+ *= *)?[%!].*$', r'\1pass', source, flags=re.M)
 
-def tree(file): return ast.parse('\n'.join(code_cells(file)) if file.suffix == '.ipynb' else file.read_text(encoding='utf-8'))
+def tree(file):
+    return ast.parse('\n'.join(code_cells(file)) if file.suffix == '.ipynb' else file.read_text(encoding='utf-8'))
 
 def imports(file):
     "(module, name) of each import from this package, with the line; the name is '' where a whole module is imported"
     for o in ast.walk(tree(file)):
         if isinstance(o, ast.Import):
-            yield from ((a.name.partition('.')[2], '', o.lineno) for a in o.names if a.name.split('.')[0] == 'genderres')
+            yield from ((a.name.partition('.')[2], '', o.lineno) for a in o.names
+                        if a.name.split('.')[0] == 'genderres')
         elif isinstance(o, ast.ImportFrom) and (o.level or (o.module or '').split('.')[0] == 'genderres'):
             module = o.module or '' if o.level else o.module.partition('.')[2]
             yield from ((module, a.name, o.lineno) if module else (a.name, '', o.lineno) for a in o.names)
@@ -79,8 +84,10 @@ def test_no_private_name_is_imported():
         for file in sorted(root.glob(pattern)):
             if '.ipynb_checkpoints' in file.parts: continue
             found = [o for o in imports(file) if re.match('_(?!_)', o[1])]
-            own = pattern.startswith('tests') and len({o[0] for o in found}) == 1   # a test may look into the one module that it tests
-            if not own: bad += [f'{file.relative_to(root).as_posix()}:{line}: {module}.{name}' for module,name,line in found]
+            # a test may look into the one module that it tests
+            own = pattern.startswith('tests') and len({o[0] for o in found}) == 1
+            if not own:
+                bad += [f'{file.relative_to(root).as_posix()}:{line}: {module}.{name}' for module,name,line in found]
     assert not bad, '\n'.join(bad)
 
 def test_one_name():
@@ -114,6 +121,9 @@ def test_wheel_builds_and_imports_in_an_empty_environment(fresh, tmp_path):
 
 def test_percentages_have_no_space():
     "95%, as everywhere; the names of stored measurements keep theirs"
-    texts = {o: o.read_text(encoding='utf-8') for o in [*root.glob('*.md'), *root.glob('nbs/*.txt'), *root.glob('genderres/*.py')]}
-    texts |= {o: '\n'.join(''.join(c['source']) for c in json.loads(o.read_text(encoding='utf-8'))['cells']) for o in root.glob('nbs/**/*.ipynb')}
-    assert [f"{o.name}: {m[0]}" for o,text in texts.items() for m in re.finditer(r'(?<!cut by )\b\d+ %(?![ \w]*\d)', text)] == []
+    texts = {o: o.read_text(encoding='utf-8')
+             for o in [*root.glob('*.md'), *root.glob('nbs/*.txt'), *root.glob('genderres/*.py')]}
+    texts |= {o: '\n'.join(''.join(c['source']) for c in json.loads(o.read_text(encoding='utf-8'))['cells'])
+              for o in root.glob('nbs/**/*.ipynb')}
+    assert [f"{o.name}: {m[0]}" for o,text in texts.items()
+            for m in re.finditer(r'(?<!cut by )\b\d+ %(?![ \w]*\d)', text)] == []

@@ -2,7 +2,8 @@
 import multiprocessing, os, random, signal, subprocess, sys, time, warnings
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
-from fastai.vision.all import Callback, EarlyStoppingCallback, ImageDataLoaders, Resize, SaveModelCallback, resnet18, set_seed
+from fastai.vision.all import (Callback, EarlyStoppingCallback, ImageDataLoaders, Resize, SaveModelCallback, resnet18,
+                               set_seed)
 from genderres import cache as cache_module, features, precision
 from genderres.data import PILPhoto, gender_dls
 from genderres.learner import gender_learner
@@ -18,13 +19,15 @@ def quiet(photos, weights):
     "A frozen learner for the photos, trained rapidly, that prints nothing"
     def make(views=2, source=photos, **kwargs):
         set_seed(1)
-        learn = gender_learner(gender_dls(source, size=32, bs=8, num_workers=0), resnet18, weights, **kwargs).to_rapid(views, dtype=torch.float32)
+        learn = (gender_learner(gender_dls(source, size=32, bs=8, num_workers=0), resnet18, weights, **kwargs)
+                 .to_rapid(views, dtype=torch.float32))
         learn.remove_cbs([learn.progress])
         learn.logger = lambda o: None
         return learn
     return make
 
-def whole(learn, dls): return learn.dls is dls and 'forward' not in vars(learn.model) and not torch.is_autocast_enabled('cpu')
+def whole(learn, dls):
+    return learn.dls is dls and 'forward' not in vars(learn.model) and not torch.is_autocast_enabled('cpu')
 
 def test_what_follows_goes_on_working(quiet, tmp_path, photos):
     learn = quiet()
@@ -36,7 +39,8 @@ def test_what_follows_goes_on_working(quiet, tmp_path, photos):
     learn.save('again')
     learn.load('again')
     assert all(torch.equal(v, state[k]) for k,v in learn.model.state_dict().items())
-    assert whole(learn, dls) and len(learn.recorder.values) == 2 and len(learn.recorder.lrs) == len(learn.recorder.losses) >= 40
+    assert (whole(learn, dls) and len(learn.recorder.values) == 2
+            and len(learn.recorder.lrs) == len(learn.recorder.losses) >= 40)
     classifier = learn.to_classifier()   # asks whether the classifier says what the learner says
     assert len(classifier.predict(str(photos))) == 20
     learn.export('learn.pkl')
@@ -154,7 +158,9 @@ def test_cache_of_a_changed_photo(files, tmp_path):
     files[0].unlink()
     with pytest.raises(PhotoProblem, match=f'{files[0].name}: no such file.*put it back'): read(cache, files[:1])
 
-def damaged(file): return [b'', file.read_bytes()[:10], file.read_bytes()[:-5], bytes(1000), file.read_bytes()[:-1] + bytes([file.read_bytes()[-1] ^ 1])]
+def damaged(file):
+    return [b'', file.read_bytes()[:10], file.read_bytes()[:-5], bytes(1000),
+            file.read_bytes()[:-1] + bytes([file.read_bytes()[-1] ^ 1])]
 
 def test_damaged_cache_is_rebuilt(files, tmp_path):
     cache = PhotoCache(tmp_path/'c')
@@ -162,7 +168,8 @@ def test_damaged_cache_is_rebuilt(files, tmp_path):
     kept, = (tmp_path/'c').iterdir()
     for bad in damaged(kept):
         kept.write_bytes(bad)
-        with pytest.warns(UserWarning, match='damaged; the photo is decoded again'): assert same(read(cache, files[:1]), want)
+        with pytest.warns(UserWarning, match='damaged; the photo is decoded again'):
+            assert same(read(cache, files[:1]), want)
         assert same(read(cache, files[:1]), want)   # no warning any more
 
 def test_cache_that_cannot_be_written(files, tmp_path, monkeypatch):
@@ -196,7 +203,8 @@ def _read_all(args):
     return [int(np.asarray(cache.read(o)).sum()) for o in files]
 
 def test_two_runs_share_a_cache(files, tmp_path):
-    with multiprocessing.get_context('spawn').Pool(2) as pool: a, b = pool.map(_read_all, [(tmp_path/'c', files), (tmp_path/'c', files[::-1])])
+    with multiprocessing.get_context('spawn').Pool(2) as pool:
+        a, b = pool.map(_read_all, [(tmp_path/'c', files), (tmp_path/'c', files[::-1])])
     assert a == b[::-1] == [int(np.asarray(PILPhoto.create(o)).sum()) for o in files]
     assert len(list((tmp_path/'c').iterdir())) == len({o.read_bytes() for o in files})
 
@@ -215,11 +223,13 @@ def _read_for_a_while(folder, files, seed, seconds):
 
 @forks
 def test_processes_that_empty_one_cache(files, tmp_path):
-    processes = [multiprocessing.get_context('fork').Process(target=_read_for_a_while, args=(tmp_path/'c', files, i, 3)) for i in range(6)]
+    processes = [multiprocessing.get_context('fork').Process(target=_read_for_a_while,
+                                                             args=(tmp_path/'c', files, i, 3)) for i in range(6)]
     for o in processes: o.start()
     for o in processes: o.join(60)
     assert [o.exitcode for o in processes] == [0]*6
-    assert sum(o.stat().st_size for o in (tmp_path/'c').iterdir()) <= (4 + 6)*(3*64*64 + 16)   # each may write one too many
+    # each may write one too many
+    assert sum(o.stat().st_size for o in (tmp_path/'c').iterdir()) <= (4 + 6)*(3*64*64 + 16)
 
 @forks
 def test_killed_while_caching(files, tmp_path):
@@ -264,11 +274,14 @@ def test_other_data_are_refused(quiet, photos):
     learn = quiet()
     learn.dls = ImageDataLoaders.from_folder(photos, valid_pct=.2, item_tfms=Resize(32), num_workers=0)
     with pytest.raises(ValueError, match='cache_photos needs the DataLoaders of gender_dls'): cache_photos(learn.dls)
-    with pytest.raises(ValueError, match='to_rapid needs the DataLoaders of gender_dls'): learn.to_rapid(dtype=torch.float32)
+    with pytest.raises(ValueError, match='to_rapid needs the DataLoaders of gender_dls'):
+        learn.to_rapid(dtype=torch.float32)
 
 def test_importing_the_package_is_light():
-    subprocess.run([sys.executable, '-c', 'import genderres, sys; assert "torch" not in sys.modules and "fastai" not in sys.modules'], check=True)
+    subprocess.run([sys.executable, '-c', 'import genderres, sys; '
+                    'assert "torch" not in sys.modules and "fastai" not in sys.modules'], check=True)
 
 def test_importing_everything_says_nothing():
     "fastai's use of torch.jit.script is no concern of the user"
-    assert subprocess.run([sys.executable, '-c', 'import genderres.all'], capture_output=True, text=True, check=True).stderr == ''
+    assert subprocess.run([sys.executable, '-c', 'import genderres.all'], capture_output=True, text=True,
+                          check=True).stderr == ''

@@ -42,11 +42,14 @@ def test_heic_without_the_extra_says_how(tmp_path):
     pytest.importorskip('pillow_heif')
     draw_portrait('women', np.random.default_rng(0), 64).save(tmp_path/'photo.jpg', format='HEIF')
     code = ("import sys; sys.modules['pillow_heif'] = None\nfrom genderres.reader import image_problem, read_photo\n"
-            "print(image_problem(sys.argv[1]))\ntry: read_photo(open(sys.argv[1], 'rb').read())\nexcept ValueError as e: print(e)")
-    out = subprocess.run([sys.executable, '-c', code, tmp_path/'photo.jpg'], capture_output=True, text=True, check=True).stdout
+            "print(image_problem(sys.argv[1]))\n"
+            "try: read_photo(open(sys.argv[1], 'rb').read())\nexcept ValueError as e: print(e)")
+    out = subprocess.run([sys.executable, '-c', code, tmp_path/'photo.jpg'],
+                         capture_output=True, text=True, check=True).stdout
     assert out.count("pip install 'genderres[heic]'") == 2
 
-@pytest.mark.parametrize('turn,back', [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90), (8, Image.Transpose.ROTATE_270), (2, Image.Transpose.FLIP_LEFT_RIGHT)])
+@pytest.mark.parametrize('turn,back', [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90),
+                                       (8, Image.Transpose.ROTATE_270), (2, Image.Transpose.FLIP_LEFT_RIGHT)])
 def test_upright(tmp_path, turn, back):
     photo, exif = draw_portrait('men', np.random.default_rng(1), 64), Image.Exif()
     exif[0x112] = turn
@@ -61,7 +64,9 @@ def encoded(kind):
 kinds = {o: encoded(o) for o in ('JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'TIFF', 'PPM')}
 
 @settings(deadline=None, max_examples=300)
-@given(st.sampled_from(sorted(kinds)), st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=4)), min_size=1, max_size=8), st.floats(.3, 1))
+@given(st.sampled_from(sorted(kinds)),
+       st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=4)),
+                min_size=1, max_size=8), st.floats(.3, 1))
 def test_mutated_bytes_are_a_photo_or_a_problem(tmp_path_factory, kind, changes, keep):
     "Bytes overwritten anywhere, the end cut off: an RGB image, or a `PhotoProblem` with a text; never another error"
     data = bytearray(kinds[kind])
@@ -74,28 +79,35 @@ def test_mutated_bytes_are_a_photo_or_a_problem(tmp_path_factory, kind, changes,
     assert isinstance(image_problem(file), str)
 
 def test_only_formats_of_photos_are_tried(tmp_path):
-    "An EPS named .jpg, with a comment of negative length: some versions of Pillow never come back from opening it, so it is not tried"
-    (tmp_path/'endless.jpg').write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%BeginBinary: -20\n' + b' '*99)
+    """An EPS named .jpg, with a comment of negative length: some versions of Pillow never come back from opening it,
+    so it is not tried"""
+    (tmp_path/'endless.jpg').write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n'
+                                         b'%%BeginBinary: -20\n' + b' '*99)
     (tmp_path/'page.jpg').write_bytes(b'SIMPLE  =                    T' + b' '*4000)   # FITS
     code = textwrap.dedent("""
         import sys, time
         from PIL import EpsImagePlugin, FitsImagePlugin
-        for cls in EpsImagePlugin.EpsImageFile, FitsImagePlugin.FitsImageFile: cls._open = lambda self: time.sleep(99)   # as in the versions with the fault
+        for cls in EpsImagePlugin.EpsImageFile, FitsImagePlugin.FitsImageFile: cls._open = lambda self: time.sleep(99)\
+   # as in the versions with the fault
         from genderres.reader import image_problem, read_photo
         for file in sys.argv[1:]:
             print(image_problem(file))
             try: read_photo(open(file, 'rb').read())
             except ValueError as e: print(e)
         """)
-    out = subprocess.run([sys.executable, '-c', code, *sorted(tmp_path.iterdir())], capture_output=True, text=True, check=True, timeout=60).stdout
+    out = subprocess.run([sys.executable, '-c', code, *sorted(tmp_path.iterdir())],
+                         capture_output=True, text=True, check=True, timeout=60).stdout
     assert out.splitlines() == ['not an image: a PostScript program, which would have to be run']*2 + ['not an image']*2
 
 @pytest.mark.parametrize('kind', ['PSD', 'SGI', 'SUN', 'MPO', 'ICO', 'TGA', 'QOI', 'PCX'])
 def test_formats_that_are_read(tmp_path, kind):
     "Formats with another name in Pillow, without a mark at their beginning, or without a writer in it"
     photo = draw_portrait('women', np.random.default_rng(0), 64)
-    if kind == 'SUN': data = bytes.fromhex('59a66a95') + b''.join(o.to_bytes(4, 'big') for o in (64, 64, 24, 64*64*3, 1, 0, 0)) + np.asarray(photo)[...,::-1].tobytes()
-    elif kind == 'PSD': data = b'8BPS\0\1' + bytes(6) + b'\0\3' + b'\0\0\0\x40'*2 + b'\0\x08\0\3' + bytes(12) + b'\0\0' + np.asarray(photo).transpose(2, 0, 1).tobytes()
+    if kind == 'SUN': data = (bytes.fromhex('59a66a95')
+                              + b''.join(o.to_bytes(4, 'big') for o in (64, 64, 24, 64*64*3, 1, 0, 0))
+                              + np.asarray(photo)[...,::-1].tobytes())
+    elif kind == 'PSD': data = (b'8BPS\0\1' + bytes(6) + b'\0\3' + b'\0\0\0\x40'*2 + b'\0\x08\0\3' + bytes(12) + b'\0\0'
+                                + np.asarray(photo).transpose(2, 0, 1).tobytes())
     else:
         try: photo.save(f := io.BytesIO(), kind)
         except (KeyError, OSError): pytest.skip(f'this Pillow does not write {kind}')
@@ -107,15 +119,19 @@ def test_formats_that_are_read(tmp_path, kind):
 def test_an_icon_is_small(tmp_path):
     "Pillow decodes an icon when it opens it, whatever the size of the PNG inside"
     Image.new('1', (1500, 1500)).save(f := io.BytesIO(), 'PNG')
-    icon = b'\0\0\1\0\1\0' + bytes(4) + b'\1\0\x20\0' + len(f.getvalue()).to_bytes(4, 'little') + (22).to_bytes(4, 'little') + f.getvalue()
+    icon = (b'\0\0\1\0\1\0' + bytes(4) + b'\1\0\x20\0' + len(f.getvalue()).to_bytes(4, 'little')
+            + (22).to_bytes(4, 'little') + f.getvalue())
     with pytest.raises(PhotoProblem, match='more than 1024'): read_photo(icon)
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 def test_memory_of_large_photos_is_given_back(tmp_path):
     "Four photos on four threads, one after the other, need little more memory than one"
     for i in range(4): Image.new('RGBA', (8500, 8500), (40*i, 0, 0, 255)).save(tmp_path/f'{i}.png', compress_level=1)
-    code = ("import resource, sys\nfrom concurrent.futures import ThreadPoolExecutor\nfrom genderres.reader import read_photo, to_pixels\n"
-            "with ThreadPoolExecutor(4) as ex: [*ex.map(lambda f: read_photo(f, 64, lambda p: to_pixels(p, (32, 32))), sys.argv[1:])]\n"
+    code = ("import resource, sys\nfrom concurrent.futures import ThreadPoolExecutor\n"
+            "from genderres.reader import read_photo, to_pixels\n"
+            "with ThreadPoolExecutor(4) as ex: "
+            "[*ex.map(lambda f: read_photo(f, 64, lambda p: to_pixels(p, (32, 32))), sys.argv[1:])]\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)")
-    peak = lambda n: int(subprocess.run([sys.executable, '-c', code, *[tmp_path/f'{i}.png' for i in range(n)]], capture_output=True, text=True, check=True).stdout)
+    peak = lambda n: int(subprocess.run([sys.executable, '-c', code, *[tmp_path/f'{i}.png' for i in range(n)]],
+                                        capture_output=True, text=True, check=True).stdout)
     assert peak(4) < 1.4*peak(1)

@@ -31,10 +31,12 @@ def test_class_names_without_a_glyph(tmp_path):
     assert ['no installed font' in str(o.message) for o in caught] == [True]
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        answers(4, 2, ['\u2312', 'women']).plot_confusion_matrix().savefig(tmp_path/'a.png', bbox_inches='tight')   # in DejaVu Sans Mono only
+        # in DejaVu Sans Mono only
+        answers(4, 2, ['\u2312', 'women']).plot_confusion_matrix().savefig(tmp_path/'a.png', bbox_inches='tight')
     plt.close('all')
 
-@pytest.mark.parametrize('bar', [lambda o, log: tqdm(o, file=log, mininterval=0, ascii=False), lambda o, log: progress_bar(o, leave=False)])
+@pytest.mark.parametrize('bar', [lambda o, log: tqdm(o, file=log, mininterval=0, ascii=False),
+                                 lambda o, log: progress_bar(o, leave=False)])
 def test_bars_in_a_log(bar, monkeypatch):
     "No blocks and no carriage returns; a line now and then; other lines as they are"
     file = io.StringIO()

@@ -25,12 +25,15 @@ def safe(text):
     parts = Parts(text)
     assert not parts.open and not {'script', 'iframe', 'object', 'link', 'svg', 'form'} & {*parts.tags}
     names = {k for k,_ in parts.attrs}
-    assert names <= {'lang', 'charset', 'name', 'content', 'http-equiv', 'class', 'src', 'alt', 'tabindex', 'role', 'aria-label', 'style', 'border', 'rowspan'}, names
-    assert all(v.startswith('data:image/') for k,v in parts.attrs if k == 'src') and 'url(' not in text and '@import' not in text
+    assert names <= {'lang', 'charset', 'name', 'content', 'http-equiv', 'class', 'src', 'alt', 'tabindex', 'role',
+                     'aria-label', 'style', 'border', 'rowspan'}, names
+    assert (all(v.startswith('data:image/') for k,v in parts.attrs if k == 'src')
+            and 'url(' not in text and '@import' not in text)
     assert "default-src 'none'" in text and 'presented gender' in text and 'width=device-width' in text
     return parts
 
-hostile = ['<script>alert(1)</script>.jpg', '"onerror="alert(1).jpg', "'><img src=x onerror=alert(1)>.jpg", 'a\nb\u202egpj.exe', 'x\udcff.jpg', '&lt;.jpg']
+hostile = ['<script>alert(1)</script>.jpg', '"onerror="alert(1).jpg', "'><img src=x onerror=alert(1)>.jpg",
+           'a\nb\u202egpj.exe', 'x\udcff.jpg', '&lt;.jpg']
 
 def answers(n=40, vocab=('men', 'women'), names=None, **kwargs):
     targs = np.arange(n) % len(vocab)
@@ -41,7 +44,10 @@ def answers(n=40, vocab=('men', 'women'), names=None, **kwargs):
 @pytest.mark.parametrize('vocab', [['men', 'women'], ['<b>', '"\'&', 'c'], ['men', 'women', 'o']])
 def test_names_stay_names(tmp_path, vocab):
     interp = answers(30, vocab, [hostile[i % 6] for i in range(30)])
-    write_page(tmp_path/'a.html', hostile[0], [*answer_sections(interp, k=30), (hostile[1], [hostile[2], hostile, pd.DataFrame({hostile[0]: hostile}, pd.Index(hostile, dtype=object), dtype=object)])])
+    write_page(tmp_path/'a.html', hostile[0], [
+        *answer_sections(interp, k=30),
+        (hostile[1], [hostile[2], hostile,
+                      pd.DataFrame({hostile[0]: hostile}, pd.Index(hostile, dtype=object), dtype=object)])])
     text = (tmp_path/'a.html').read_text(encoding='utf-8')
     safe(text)
     assert '&lt;script&gt;alert(1)&lt;/script&gt;.jpg' in text and '\u202e' not in text and r'\udcff' in text
@@ -56,7 +62,9 @@ def test_a_file_name_that_is_hostile_in_a_check(photos, tmp_path):
 
 def test_every_number_has_interval_and_count():
     text = page('a', answer_sections(answers()))
-    for name in ('accuracy', 'recall men', 'recall women'): assert re.search(rf'<th>{name}</th>\s*<td>[\d.]+%</td>\s*<td>[\d.]+% to [\d.]+%</td>\s*<td>\d+ of \d+</td>', text)
+    for name in ('accuracy', 'recall men', 'recall women'):
+        assert re.search(rf'<th>{name}</th>\s*<td>[\d.]+%</td>\s*<td>[\d.]+% to [\d.]+%</td>\s*'
+                         r'<td>\d+ of \d+</td>', text)
     assert re.search(r'\d+ of 40 photos right: [\d.]+%, with a 95% interval from', text)
     assert all(alt for alt in re.findall('<img [^>]*alt="([^"]*)"', text)) and plt.get_fignums() == []
 
@@ -68,8 +76,9 @@ def test_photos_are_small(photos):
     assert base64.b64decode(thumbs[0])[:2] == b'\xff\xd8'
 
 def test_many_odd_files_are_counted():
-    table = pd.DataFrame(dict(file=[f'/p/men/{i}.jpg' for i in range(500)], label='men', split='', usable=False, problem='empty file', odd='unreadable',
-                              detail='empty file', width=0, height=0, format='', bytes=0, group='', id=''))
+    table = pd.DataFrame(dict(file=[f'/p/men/{i}.jpg' for i in range(500)], label='men', split='', usable=False,
+                              problem='empty file', odd='unreadable', detail='empty file', width=0, height=0,
+                              format='', bytes=0, group='', id=''))
     table.attrs.update(copies=0, torn=0, torn_at_random=0)
     text = page('a', check_sections(table))
     assert '... and 300 more' in text and 'left where they are: 500' in text and text.count('<tr>') < 210
@@ -103,7 +112,8 @@ def test_audit_with_groups(photos, tmp_path):
     pd.DataFrame(dict(file=files, men=said, women=1 - said)).to_csv(tmp_path/'answers.csv', index=False)
     run('audit', tmp_path/'answers.csv', photos, '--report', tmp_path/'a.html')
     assert safe((tmp_path/'a.html').read_text()).tags.count('img') > 10
-    pd.DataFrame(dict(file=files, label=[o.parent.name for o in files], age=['young', 'old']*(len(files)//2))).to_csv(tmp_path/'labels.csv', index=False)
+    pd.DataFrame(dict(file=files, label=[o.parent.name for o in files],
+                      age=['young', 'old']*(len(files)//2))).to_csv(tmp_path/'labels.csv', index=False)
     run('audit', tmp_path/'answers.csv', tmp_path/'labels.csv', '--by', 'age', '--report', tmp_path/'b.html')
     text = (tmp_path/'b.html').read_text()
     safe(text)
@@ -122,17 +132,23 @@ def test_in_a_browser(photos, tmp_path):
     if not (chromium := shutil.which('chromium')): pytest.skip('there is no Chromium')
     files = [str(o) for o in sorted(photos.glob('*/*'))]
     (photos/'men'/'<img src=x onerror=alert(1)>.jpg').write_bytes(b'no image')
-    sections = [*answer_sections(answers(len(files), names=files)), *check_sections(check_images(photos, verbose=False)),
-                ('Surest', [pd.DataFrame({'answered': '100.0%', 'wrong': '40.0%', 'at most': '56.6%', 'counts': '12 of 30'}, index=['0.508'])])]
+    sections = [*answer_sections(answers(len(files), names=files)),
+                *check_sections(check_images(photos, verbose=False)),
+                ('Surest', [pd.DataFrame({'answered': '100.0%', 'wrong': '40.0%', 'at most': '56.6%',
+                                          'counts': '12 of 30'}, index=['0.508'])])]
     write_page(tmp_path/'a.html', hostile[2], sections)
     with sync_api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=['--headless', '--no-sandbox', '--disable-gpu', '--disable-background-networking'])
+        browser = p.chromium.launch(executable_path=chromium, args=['--headless', '--no-sandbox', '--disable-gpu',
+                                                                    '--disable-background-networking'])
         for scheme in ('light', 'dark'):
-            tab, asked = browser.new_page(viewport=dict(width=360, height=640), color_scheme=scheme, bypass_csp=True), []   # axe is a script
-            for o in ('request', 'dialog', 'pageerror'): tab.on(o, lambda o: asked.append(getattr(o, 'url', 'a script ran')[:40]))
+            tab, asked = browser.new_page(viewport=dict(width=360, height=640), color_scheme=scheme,
+                                          bypass_csp=True), []   # axe is a script
+            for o in ('request', 'dialog', 'pageerror'):
+                tab.on(o, lambda o: asked.append(getattr(o, 'url', 'a script ran')[:40]))
             tab.goto(f'file://{tmp_path}/a.html')
             assert tab.evaluate('document.documentElement.scrollWidth') == 360
-            lines = 'o => { const all = document.createRange(); all.selectNodeContents(o); return all.getClientRects().length }'
+            lines = ('o => { const all = document.createRange(); all.selectNodeContents(o); '
+                     'return all.getClientRects().length }')
             assert tab.locator('th', has_text='0.508').evaluate(lines) == 1   # a number is not broken
             assert [o for o in asked if not o.startswith('data:')] == [f'file://{tmp_path}/a.html'[:40]]
             assert not [(o['id'], o['nodes'][0]['html']) for o in Axe().run(tab).response['violations']]

@@ -284,7 +284,8 @@ def test_answers_that_find_no_room_at_the_end_are_kept(photos, tmp_path, monkeyp
         m.setattr('genderres.predict.write_tables', no_room)
         with pytest.raises(OSError, match='make room. .*a.csv.part holds all answers: the same call continues'):
             predict_to_file(First(), photos, out, progress=False)
-    assert predict_to_file(First(), photos, out, progress=False).sum() == 20 and not out.with_name('a.csv.part').exists()
+    assert (predict_to_file(First(), photos, out, progress=False).sum() == 20
+            and not out.with_name('a.csv.part').exists())
 
 @pytest.mark.parametrize('exclude,label,sep', [('Exclude', 'WOMEN', '/'), ('exclude', 'female', '\\')])
 def test_decisions_in_words_of_ones_own(photos, tmp_path, exclude, label, sep):

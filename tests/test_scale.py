@@ -33,9 +33,11 @@ def cluster():
         c.shutdown()
 
 class Faulty:
-    "A store before which `faults` are asked: (method, path, how often it was asked for) → None, a status, or seconds to wait"
+    """A store before which `faults` are asked: (method, path, how often it was asked for) → None, a status,
+    or seconds to wait"""
     def __init__(self):
-        self.app, self.faults, self.asked, self.lock = moto.DomainDispatcherApplication(moto.create_backend_app), None, {}, threading.Lock()
+        self.app, self.faults, self.asked, self.lock = (
+            moto.DomainDispatcherApplication(moto.create_backend_app), None, {}, threading.Lock())
 
     def __call__(self, environ, start):
         key = environ['REQUEST_METHOD'], environ['PATH_INFO']
@@ -54,7 +56,8 @@ def store():
     app = Faulty()
     server = make_server('127.0.0.1', 0, app, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield app, dict(key='a', secret='b', client_kwargs=dict(endpoint_url=f'http://127.0.0.1:{server.port}', region_name='us-east-1'),
+    yield app, dict(key='a', secret='b', client_kwargs=dict(endpoint_url=f'http://127.0.0.1:{server.port}',
+                                                            region_name='us-east-1'),
                     config_kwargs=dict(read_timeout=2, retries=dict(max_attempts=1)))
     server.shutdown()
 
@@ -76,25 +79,30 @@ def answers(output, options=None):
 
 def same(far, near):
     "The same rows, to the last digit; names apart"
-    pd.testing.assert_frame_equal(far[near.columns].drop(columns='file'), near.drop(columns='file'), check_exact=True, check_dtype=False)
+    pd.testing.assert_frame_equal(far[near.columns].drop(columns='file'), near.drop(columns='file'),
+                                  check_exact=True, check_dtype=False)
 
 def test_store_fails_stalls_and_throttles(cluster, store, untrained):
     faulty, options = store
-    names = [f'{i:02}.jpg' for i in range(20)] + ['été +%20#?*[x].jpg', 'tab\t%0A "quoted"::b.jpg', 'broken.txt', 'dir/.hidden/a.jpg']
+    names = [f'{i:02}.jpg' for i in range(20)] + [
+        'été +%20#?*[x].jpg', 'tab\t%0A "quoted"::b.jpg', 'broken.txt', 'dir/.hidden/a.jpg']
     content = dict(zip(names, fill(options, names)))
     faults = {'/photos/03.jpg': [503]*7, '/photos/04.jpg': [500], '/photos/05.jpg': [30.], '/photos/06.jpg': [403]*99}
     def faults_of(method, path, n):
         if method == 'PUT' and path.endswith('.parquet') and n == 1: return 503
         if method == 'GET' and path in faults and n <= len(faults[path]): return faults[path][n-1]
     faulty.faults = faults_of
-    counts = predict_dataset(untrained.with_suffix('.onnx'), 's3://photos', 's3://photos/answers', batch_size=8, rows=8, storage_options=options)
-    again = predict_dataset(untrained.with_suffix('.onnx'), 's3://photos', 's3://photos/answers/', batch_size=8, storage_options=options)   # nothing is left to do
+    counts = predict_dataset(untrained.with_suffix('.onnx'), 's3://photos', 's3://photos/answers', batch_size=8, rows=8,
+                             storage_options=options)
+    again = predict_dataset(untrained.with_suffix('.onnx'), 's3://photos', 's3://photos/answers/', batch_size=8,
+                            storage_options=options)   # nothing is left to do
     assert again.to_dict() == counts.to_dict()
     far = answers('s3://photos/answers', options)
     assert counts.sum() == len(far) == 23
     files = [o.removeprefix('s3://photos/') for o in far.file]
     assert sorted(files) == sorted(o for o in names if 'hidden' not in o)
-    near = OnnxClassifier(untrained.with_suffix('.onnx')).predict([content[o] if o != '06.jpg' else b'' for o in files], batch_size=8)
+    near = OnnxClassifier(untrained.with_suffix('.onnx')).predict(
+        [content[o] if o != '06.jpg' else b'' for o in files], batch_size=8)
     near.loc[files.index('06.jpg'), 'problem'] = 'no permission to read it'
     same(far, near)
 
@@ -120,7 +128,8 @@ def test_killed_in_the_middle(cluster, store, untrained, tmp_path):
         next(actors()).send_signal(signal.SIGKILL)
         killed.append(len([*(tmp_path/'out'/'_manifest').glob('*')]))
     (t := threading.Thread(target=kill)).start()
-    predict_dataset(untrained.with_suffix('.onnx'), 's3://many', tmp_path/'out', batch_size=8, rows=8, storage_options=options)
+    predict_dataset(untrained.with_suffix('.onnx'), 's3://many', tmp_path/'out', batch_size=8, rows=8,
+                    storage_options=options)
     t.join()
     assert killed and killed[0] < 24, killed
     far = answers(tmp_path/'out')
@@ -138,12 +147,15 @@ def test_check_while_a_node_dies(cluster, store, photos):
     near = check_images(photos, verbose=False)
     s3 = fsspec.filesystem('s3', **options)
     s3.call_s3('create_bucket', Bucket='checked')
-    for o in near.file: s3.call_s3('put_object', Bucket='checked', Key=f'set/{Path(o).relative_to(photos).as_posix()}', Body=Path(o).read_bytes())
+    for o in near.file:
+        s3.call_s3('put_object', Bucket='checked', Key=f'set/{Path(o).relative_to(photos).as_posix()}',
+                   Body=Path(o).read_bytes())
     faulty.faults = lambda method, path, n: .3 if method == 'GET' and path.startswith('/checked/set/') else None
     other, killed = cluster.add_node(**node), []
     cluster.wait_for_nodes()
     def kill():
-        while sum(o[1].startswith('/checked/set/') for o in faulty.asked) < len(near) + 4: time.sleep(.05)   # each was put
+        # each was put
+        while sum(o[1].startswith('/checked/set/') for o in faulty.asked) < len(near) + 4: time.sleep(.05)
         cluster.remove_node(other, allow_graceful=False)
         killed.append(True)
     (t := threading.Thread(target=kill)).start()
@@ -152,12 +164,15 @@ def test_check_while_a_node_dies(cluster, store, photos):
     assert killed and all(o.startswith('s3://checked/set/') for o in far.file)
     pd.testing.assert_frame_equal(far.drop(columns='file'), near.drop(columns='file'))
     assert far.attrs == near.attrs and near.attrs['copies']
-    with pytest.raises(ValueError, match='s3://checked has a single folder, set'): check_dataset('s3://checked', storage_options=options)
+    with pytest.raises(ValueError, match='s3://checked has a single folder, set'):
+        check_dataset('s3://checked', storage_options=options)
 
 @pytest.mark.slow
 def test_interrupted_at_the_shell(cluster, untrained, photos, tmp_path, monkeypatch):
-    for o in (b'not utf8 \xff\xfe.jpg', b'new\nline.jpg'): Path(os.fsdecode(os.path.join(os.fsencode(photos), o))).write_bytes(jpeg(0))
-    args = ['predict', str(untrained.with_suffix('.onnx')), str(photos), '-o', str(tmp_path/'out'), '--ray', cluster.address, '--batch-size', '4', '--json']
+    for o in (b'not utf8 \xff\xfe.jpg', b'new\nline.jpg'):
+        Path(os.fsdecode(os.path.join(os.fsencode(photos), o))).write_bytes(jpeg(0))
+    args = ['predict', str(untrained.with_suffix('.onnx')), str(photos), '-o', str(tmp_path/'out'),
+            '--ray', cluster.address, '--batch-size', '4', '--json']
     answer = genderres.scale._answer
     def stopped(*a, **kw):
         kw = {**kw}
@@ -178,7 +193,8 @@ def test_interrupted_at_the_shell(cluster, untrained, photos, tmp_path, monkeypa
 def test_errors_end_the_run(cluster, untrained, photos, tmp_path, monkeypatch):
     "An error of a reader in its own words, and a node whose current folder is another"
     gone = pd.DataFrame(dict(file=[f'/none/{i}.jpg' for i in range(4)]))
-    with pytest.raises(OSError, match='has no folder /none: .*shared disk$') as e: predict_dataset(untrained, gone, tmp_path/'none', batch_size=2)
+    with pytest.raises(OSError, match='has no folder /none: .*shared disk$') as e:
+        predict_dataset(untrained, gone, tmp_path/'none', batch_size=2)
     assert type(e.value) is OSError and 'UDF' not in str(e.value)
     monkeypatch.chdir(photos.parent)
     predict_dataset(untrained.with_suffix('.onnx'), photos.name, 'out', batch_size=8)
@@ -224,22 +240,27 @@ def keys(monkeypatch):
     monkeypatch.setattr(genderres.scale, '_waits', ())
 
 def test_keys_that_mark_folders(keys):
-    assert [o.partition('photos/')[2] for o in list_photos('keys://photos').file] == ['men/a.jpg', 'men/b.jpg', 'women/a.jpg']
+    assert ([o.partition('photos/')[2] for o in list_photos('keys://photos').file]
+            == ['men/a.jpg', 'men/b.jpg', 'women/a.jpg'])
 
 def test_the_check_ends_if_the_store_fails(keys):
     "And does not call each photo damaged"
     files = list_photos('keys://photos').file.tolist()
-    with pytest.raises(OSError, match='not fetched: OSError: SlowDown. So it is with 3 photos. Try again'): genderres.check_scale._examine(files, {})
+    with pytest.raises(OSError, match='not fetched: OSError: SlowDown. So it is with 3 photos. Try again'):
+        genderres.check_scale._examine(files, {})
 
 def test_the_check_in_a_store_takes_folders(keys, monkeypatch):
-    with pytest.raises(ValueError, match='^label_func: not for a folder in a store: give a table'): check_dataset('keys://photos', label_func=str)
+    with pytest.raises(ValueError, match='^label_func: not for a folder in a store: give a table'):
+        check_dataset('keys://photos', label_func=str)
     monkeypatch.setattr(Keys, 'keys', ())
     fs = fsspec.filesystem('memory')
     fs.pipe_file('/lists/a.csv', b'file\nb.jpg\n')
-    with pytest.raises(ValueError, match='memory://lists/a.csv is no folder of photos: give a table'): check_dataset('memory://lists/a.csv')
+    with pytest.raises(ValueError, match='memory://lists/a.csv is no folder of photos: give a table'):
+        check_dataset('memory://lists/a.csv')
 
 def test_versions(cluster):
-    with pytest.raises(RuntimeError, match='has genderres .*, and the machine that asks 9.9'): genderres.scale.check_nodes(ray, '9.9')
+    with pytest.raises(RuntimeError, match='has genderres .*, and the machine that asks 9.9'):
+        genderres.scale.check_nodes(ray, '9.9')
 
 def test_buckets(store):
     faulty, options = store
@@ -264,7 +285,8 @@ def test_no_cluster():
     assert run('--ray', 'auto').exit_code == 2
 
 def test_ray_is_left_alone():
-    code = "import sys, genderres.all, genderres.cli; assert 'ray' not in sys.modules and 'accelerate' not in sys.modules"
+    code = ("import sys, genderres.all, genderres.cli; "
+            "assert 'ray' not in sys.modules and 'accelerate' not in sys.modules")
     subprocess.run([sys.executable, '-c', code], check=True)
 
 def test_few_fit(untrained):
@@ -292,13 +314,17 @@ def test_deploy_files():
     "Ray's own schema for its cluster; for KubeRay the fields of its RayJob v1"
     jsonschema, yaml = pytest.importorskip('jsonschema'), pytest.importorskip('yaml')
     deploy = Path(__file__).parents[1]/'deploy'
-    jsonschema.validate(yaml.safe_load((deploy/'ray-cluster.yaml').read_text()), json.loads((Path(ray.__file__).parent/'autoscaler'/'ray-schema.json').read_text()))
+    jsonschema.validate(yaml.safe_load((deploy/'ray-cluster.yaml').read_text()),
+                        json.loads((Path(ray.__file__).parent/'autoscaler'/'ray-schema.json').read_text()))
     job = yaml.safe_load((deploy/'kuberay-job.yaml').read_text())
     assert (job['apiVersion'], job['kind']) == ('ray.io/v1', 'RayJob')
-    assert {*job['spec']} <= {'entrypoint', 'backoffLimit', 'shutdownAfterJobFinishes', 'ttlSecondsAfterFinished', 'rayClusterSpec'}
+    assert {*job['spec']} <= {'entrypoint', 'backoffLimit', 'shutdownAfterJobFinishes', 'ttlSecondsAfterFinished',
+                              'rayClusterSpec'}
     spec = job['spec']['rayClusterSpec']
-    assert {*spec} == {'rayVersion', 'headGroupSpec', 'workerGroupSpecs'} and {*spec['headGroupSpec']} == {'rayStartParams', 'template'}
-    for o in spec['workerGroupSpecs']: assert {*o} == {'groupName', 'replicas', 'minReplicas', 'maxReplicas', 'rayStartParams', 'template'}
+    assert ({*spec} == {'rayVersion', 'headGroupSpec', 'workerGroupSpecs'}
+            and {*spec['headGroupSpec']} == {'rayStartParams', 'template'})
+    for o in spec['workerGroupSpecs']:
+        assert {*o} == {'groupName', 'replicas', 'minReplicas', 'maxReplicas', 'rayStartParams', 'template'}
     groups = [spec['headGroupSpec'], *spec['workerGroupSpecs']]
     assert all(isinstance(v, str) for o in groups for v in o['rayStartParams'].values())
     image = (deploy/'Dockerfile').read_text()

@@ -17,7 +17,8 @@ def state(path):
     "Size, time and kind of everything below `path`, and the content of what is not huge"
     def one(o):
         s = o.lstat()
-        content = hashlib.sha256(o.read_bytes()).hexdigest() if o.is_file() and 0 < o.stat().st_size < 10**6 and not o.is_symlink() else ''
+        content = (hashlib.sha256(o.read_bytes()).hexdigest()
+                   if o.is_file() and 0 < o.stat().st_size < 10**6 and not o.is_symlink() else '')
         return s.st_mode, s.st_size, s.st_mtime_ns, content
     return {str(o): one(o) for o in path.rglob('*')}
 
@@ -35,12 +36,16 @@ def test_awkward_files(awkward, onnx, tmp_path):
         assert (table.place[[known[o] for o in table.file]] != '').all()
         assert {o.split('/')[0] for o in table.place} <= {'men', 'women', 'problem', ''}
         placed = table[table.place != '']
-        assert all(os.path.samefile(folder/p, f) and os.readlink(folder/p) == f for f,p in zip(placed.file, placed.place))
-        assert len({*placed.place}) == len(placed) == sum(len(fs) for _,_,fs in os.walk(folder)) - 2   # manifest.csv, sorting.json
-    manifest = pd.read_csv(folder/'manifest.csv', encoding_errors='surrogateescape', dtype=object, keep_default_na=False)
+        assert all(os.path.samefile(folder/p, f) and os.readlink(folder/p) == f
+                   for f,p in zip(placed.file, placed.place))
+        # manifest.csv, sorting.json
+        assert len({*placed.place}) == len(placed) == sum(len(fs) for _,_,fs in os.walk(folder)) - 2
+    manifest = pd.read_csv(folder/'manifest.csv', encoding_errors='surrogateescape', dtype=object,
+                           keep_default_na=False)
     assert manifest.place.tolist() == table.place.tolist()
     bad = {Path(o).name for o in table.file[table.place == '']}
-    assert bad <= {'pipe.jpg', 's', 'dangling.jpg', 'loop.jpg', 'endless.jpg'} and 'endless.jpg' in bad   # no regular files
+    # no regular files
+    assert bad <= {'pipe.jpg', 's', 'dangling.jpg', 'loop.jpg', 'endless.jpg'} and 'endless.jpg' in bad
 
 def test_copies_of_awkward_files(awkward, onnx, tmp_path):
     path, known = awkward
@@ -49,7 +54,8 @@ def test_copies_of_awkward_files(awkward, onnx, tmp_path):
     table = predict_sorted(onnx, path, tmp_path/'sorted', copy=True, progress=False)
     assert state(path) == before
     for f,p in zip(table.file, table.place):
-        if p: assert (tmp_path/'sorted'/p).read_bytes() == Path(f).read_bytes() and not (tmp_path/'sorted'/p).is_symlink()
+        if p:
+            assert (tmp_path/'sorted'/p).read_bytes() == Path(f).read_bytes() and not (tmp_path/'sorted'/p).is_symlink()
 
 def test_interrupted_while_copying(photos, onnx, tmp_path, monkeypatch):
     "What is there stays, no part of a copy does, and the same call does the rest without classifying again"
@@ -130,8 +136,10 @@ def test_at_the_shell(photos, untrained, tmp_path, monkeypatch):
     args = 'predict', untrained.with_suffix('.onnx'), 'photos', '--sort-into', 'sorted'
     for _ in range(2): data = json.loads(run(*args, '--abstain', 1, '--json').stdout)
     assert data == dict(output='sorted/manifest.csv', photos=21, labels=dict(unsure=20), problems=1)
-    assert {o.name: len([*o.iterdir()]) for o in (tmp_path/'sorted').iterdir() if o.is_dir()} == dict(unsure=20, problem=1)
+    assert ({o.name: len([*o.iterdir()]) for o in (tmp_path/'sorted').iterdir() if o.is_dir()}
+            == dict(unsure=20, problem=1))
     assert 'another call' in run(*args, code=1).stderr
     for more in (['-o', 'a.csv'], ['--overwrite']): assert 'leave out' in run(*args, *more, code=2).stderr
     assert '--copy goes with --sort-into' in run(*args[:3], '--copy', code=2).stderr
-    assert 'none of these photos has an answer' in run('predict', args[1], 'nowhere.jpg', '--sort-into', 'none', code=1).stderr
+    assert ('none of these photos has an answer'
+            in run('predict', args[1], 'nowhere.jpg', '--sort-into', 'none', code=1).stderr)

