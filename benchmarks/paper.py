@@ -9,9 +9,11 @@ epochs, with a frozen body where there are weights, and judges the rest.
 Starts: `scratch`; `portrait`, the default of `gender_learner`; `lite0`; `faces`, as `portrait`, on the
 largest face of each photo, at 128 pixels; `imagenet`, which downloads ResNet34's weights. Rates: `paper`,
 slice(1e-5, 1e-4), and `ours`, the default 3e-3. `--starts ready` trains nothing: the ready classifier judges
-the same photos.
+the same photos. `--starts both` trains nothing either: it takes the mean of the probabilities of `faces` and of
+`lite0`, which looks at the whole photo, from what runs with `--answers FOLDER` leave in that folder.
 
-Each run adds a row to benchmarks/results/paper.csv; rows that stand there are not repeated.
+Each run adds a row to benchmarks/results/paper.csv; rows that stand there are not repeated, unless `--answers` are
+missing.
 
 `--bf16` computes in half precision; `--by-faces` writes what the ready classifier makes of photos with no,
 one and several faces; `--check` counts copies, the pairs of them that each split tears apart, and the labels
@@ -50,6 +52,13 @@ def train(dls, start, rate, seed, bf16):
     seconds = time.time() - begin
     with learn.no_bar(): return GenderInterpretation.from_learner(learn).to_df(), seconds
 
+def both(tables):
+    "The mean of the probabilities in two tables of answers for the same photos"
+    one, two = (o.set_index('file') for o in tables)
+    own = ((-one.loss).map(math.exp) + (-two.loss.reindex(one.index)).map(math.exp))/2   # of the label
+    other = one.label.map(dict(men='women', women='men'))
+    return one.assign(prediction=one.label.where(own > .5, other), loss=-own.map(math.log)).reset_index()
+
 @lru_cache
 def ready(folder):
     "The answers of the ready classifier for all photos"
@@ -63,12 +72,21 @@ def judged(table):
             for what,o in (('n', table.label == c), ('right', ok & (table.label == c)))}
     return dict(n=len(table), right=int(ok.sum()), **each, largest_loss=round(float(table.loss.max()), 2))
 
-def run(folder, start, rate, split, seed, bf16):
+def answers_file(folder, *key):
+    "Where the answers of a run are kept; None without a folder"
+    return folder and folder/f'{"-".join(map(str, key))}.csv'
+
+def run(folder, start, rate, split, seed, bf16, answers):
     "A row of results"
+    precision = 'bfloat16' if bf16 else 'float32'
+    if start == 'both':
+        tables = [pd.read_csv(answers_file(answers, o, rate, split, seed)) for o in ('faces', 'lite0')]
+        return judged(both(tables)) | dict(seconds=0, precision=precision)
     dls = data(folder, start, split, seed)
     if start != 'ready':
         table, seconds = train(dls, start, rate, seed, bf16)
-        return judged(table) | dict(seconds=round(seconds), precision='bfloat16' if bf16 else 'float32')
+        if file := answers_file(answers, start, rate, split, seed): table.to_csv(file, index=False)
+        return judged(table) | dict(seconds=round(seconds), precision=precision)
     part = dls.photos[dls.photos.split == 'valid']
     table = part[['file', 'label']].join(ready(folder)[['men', 'women', 'prediction']], on='file')
     own = table.men.where(table.label == 'men', table.women)
@@ -95,30 +113,37 @@ def check(folder):
              for split in ('random', 'grouped') for seed in range(5)]
     return pd.DataFrame(rows, columns=['finding', 'split', 'seed', 'n'])
 
+def read():
+    "The rows so far"
+    return pd.read_csv(results, keep_default_na=False) if results.exists() else pd.DataFrame(columns=keys)
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--data', type=Path, default=Path('../shared/data/paper'))
-    p.add_argument('--starts', nargs='+', choices=[*starts, 'ready'],
+    p.add_argument('--starts', nargs='+', choices=[*starts, 'ready', 'both'],
                    default=['ready', 'lite0', 'portrait', 'faces', 'scratch'])
     p.add_argument('--rates', nargs='+', choices=[*rates], default=['ours', 'paper'])
     p.add_argument('--splits', nargs='+', choices=['random', 'grouped'], default=['random', 'grouped'])
     p.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2, 3, 4])
     p.add_argument('--bf16', action='store_true')
+    p.add_argument('--answers', type=Path, help='folder for the answers of each run')
     p.add_argument('--by-faces', action='store_true', help='only write results/paper_faces.csv')
     p.add_argument('--check', action='store_true', help='only write results/paper_check.csv')
     args = p.parse_args()
+    if args.answers: args.answers.mkdir(parents=True, exist_ok=True)
     if args.by_faces: return by_faces(args.data).to_csv(results.with_name('paper_faces.csv'))
     if args.check: return check(args.data).to_csv(results.with_name('paper_check.csv'), index=False)
     for split in args.splits:
         for start in args.starts:
             for rate in ['none'] if start == 'ready' else args.rates:
                 for seed in args.seeds:
-                    done = (pd.read_csv(results, keep_default_na=False) if results.exists()
-                            else pd.DataFrame(columns=keys))
-                    key = [start, rate, split, seed]
-                    if (done[keys] == key).all(axis=1).any(): continue
-                    row = dict(zip(keys, key)) | run(args.data, start, rate, split, seed, args.bf16)
-                    pd.DataFrame([row]).to_csv(results, mode='a', header=not results.exists(), index=False)
+                    key, rows = [start, rate, split, seed], read()
+                    file = answers_file(args.answers, *key) if start in starts else None
+                    if (rows[keys] == key).all(axis=1).any() and not (file and not file.exists()): continue
+                    row = dict(zip(keys, key)) | run(args.data, *key, args.bf16, args.answers)
+                    rows = read()   # another process may have added some
+                    rows = pd.concat([rows[~(rows[keys] == key).all(axis=1)], pd.DataFrame([row])])
+                    rows.to_csv(results, index=False)
                     print(row, flush=True)
 
 if __name__ == '__main__': main()

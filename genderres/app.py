@@ -70,7 +70,8 @@ def judge_photos(
     rows = rows.assign(face=rows.groupby('file').cumcount() + 1, threshold=abstain, problem=rows.get('problem', ''))
     rows['face'] = rows.face.where(rows.file.isin(faces.file), 0)
     order = rows.file.map({o: i for i,o in enumerate(files)}).argsort(kind='stable')
-    columns = ['file', 'face', *(['x0', 'y0', 'x1', 'y1'] if len(faces) else []), 'label', *clf.vocab, 'threshold', 'problem']
+    columns = ['file', 'face', *(['x0', 'y0', 'x1', 'y1'] if len(faces) else []),
+               'label', *clf.vocab, 'threshold', 'problem']
     return rows.iloc[order][columns].fillna(dict(problem='')).reset_index(drop=True)
 
 # %% ../nbs/43_app.ipynb #fa64584e
@@ -104,7 +105,8 @@ def _network(clf):
     "The PyTorch classifier behind `clf`; `ValueError` if there is none"
     if isinstance(clf, GenderClassifier): return clf
     if isinstance(clf, ReadyClassifier): return GenderClassifier.ready('cpu')
-    raise ValueError("an .onnx file cannot say where it looked: start the page with the .safetensors file it was made from")
+    raise ValueError("an .onnx file cannot say where it looked: "
+                     "start the page with the .safetensors file it was made from")
 
 def heat_map(
     clf:Classifier, # Gave the answer
@@ -126,9 +128,10 @@ def is_video(file) -> bool: return (mimetypes.guess_type(str(file))[0] or '').st
 def count_files(
     clf:Classifier, files:list, abstain:float # As in `judge_photos`; or one video
 ) -> PeopleCount|VideoCount:
-    "Count the people in photos or in a video; `ValueError` for a video among other files, `ImportError` without the extra"
+    "Count the people in photos or a video; `ValueError` for a video among other files, `ImportError` without the extra"
     videos = [o for o in files if is_video(o)]
-    if videos and len(files) > 1: raise ValueError(f"{Path(videos[0]).name} is a video, and stands alone: leave out the rest")
+    if videos and len(files) > 1:
+        raise ValueError(f"{Path(videos[0]).name} is a video, and stands alone: leave out the rest")
     return count_video(videos[0], clf, abstain=abstain) if videos else count_people(files, clf, abstain)
 
 # %% ../nbs/43_app.ipynb #bb15ada1
@@ -141,7 +144,8 @@ def plot_totals(
     ax.barh(y, x, color='#9ecae1')
     ax.errorbar(x, y, xerr=[x - totals.low, totals.high - x], fmt='none', ecolor='black', capsize=4)
     ax.plot(totals.counted, y, 'kx')
-    ax.set(yticks=y, yticklabels=totals.index, xlabel='people: estimate, 95% interval, × counted', title=f'({presented})')
+    ax.set(yticks=y, yticklabels=totals.index, xlabel='people: estimate, 95% interval, × counted',
+           title=f'({presented})')
     ax.invert_yaxis()
     return fig
 
@@ -150,7 +154,8 @@ def sources(
     folder:str|Path # Given when the page was started
 ) -> list[str]: # Names relative to `folder`
     "What can be evaluated: the folder itself, and the tables in it"
-    tables = [o.name for o in Path(folder).iterdir() if o.suffix.lower() in ('.csv', '.tsv') and not o.name.startswith('.')]
+    tables = [o.name for o in Path(folder).iterdir()
+              if o.suffix.lower() in ('.csv', '.tsv') and not o.name.startswith('.')]
     return ['.', *sorted(tables)]
 
 def columns(
@@ -178,50 +183,71 @@ def evaluate_photos(
 # %% ../nbs/43_app.ipynb #9e14b449
 _words = dict(   # English, German, French, Indonesian
     title=('# Who is in the photos?', '# Wer ist auf den Fotos?', '# Qui est sur les photos ?', '# Siapa di foto ini?'),
-    intro=('An answer is how somebody *presents* in a photo, as annotators would file it, and not who they are. Nothing leaves this machine.',
-           'Eine Antwort sagt, wie jemand auf einem Foto *wirkt* und einsortiert würde, nicht, wer die Person ist. Nichts verlässt diesen Rechner.',
-           "Une réponse dit comment une personne *se présente* sur une photo, telle qu'on la classerait, et non qui elle est. Rien ne quitte cette machine.",
-           'Jawaban menyatakan bagaimana seseorang *tampak* di foto, menurut penilaian anotator, bukan siapa dirinya. Tidak ada data yang keluar dari komputer ini.'),
+    intro=('An answer is how somebody *presents* in a photo, as annotators would file it, and not who they are. '
+             'Nothing leaves this machine.',
+           'Eine Antwort sagt, wie jemand auf einem Foto *wirkt* und einsortiert würde, nicht, wer die Person ist. '
+             'Nichts verlässt diesen Rechner.',
+           "Une réponse dit comment une personne *se présente* sur une photo, telle qu'on la classerait, "
+             "et non qui elle est. Rien ne quitte cette machine.",
+           'Jawaban menyatakan bagaimana seseorang *tampak* di foto, menurut penilaian anotator, bukan siapa dirinya. '
+             'Tidak ada data yang keluar dari komputer ini.'),
     try_it=('Try', 'Ausprobieren', 'Essayer', 'Coba'),
     count=('Count', 'Zählen', 'Compter', 'Hitung'),
     evaluate=('Evaluate', 'Bewerten', 'Évaluer', 'Evaluasi'),
     clean=('Clean', 'Bereinigen', 'Nettoyer', 'Bersihkan'),
     about=('About', 'Über', 'À propos', 'Tentang'),
-    **{'common.upload': ('Add files', 'Dateien hinzufügen', 'Ajouter des fichiers', 'Tambah berkas')})   # Gradio has a button of this name, and no word for it
+    # Gradio has a button of this name, and no word for it
+    **{'common.upload': ('Add files', 'Dateien hinzufügen', 'Ajouter des fichiers', 'Tambah berkas')})
 
 # %% ../nbs/43_app.ipynb #90a46730
 _words.update(
     photos=('Photos', 'Fotos', 'Photos', 'Foto'),
     or_video=('Photos, or one video', 'Fotos oder ein Video', 'Des photos, ou une vidéo', 'Foto, atau satu video'),
     camera=('Camera', 'Kamera', 'Appareil photo', 'Kamera'),
-    threshold=('Least probability of an answer', 'Kleinste Wahrscheinlichkeit einer Antwort', "Probabilité minimale d'une réponse", 'Probabilitas minimum sebuah jawaban'),
-    below=('Below it the answer is “unsure”.', 'Darunter heißt die Antwort „unsure“ (unsicher).', 'En dessous, la réponse est « unsure » (incertain).', 'Di bawahnya jawabannya “unsure” (tidak yakin).'),
+    threshold=('Least probability of an answer', 'Kleinste Wahrscheinlichkeit einer Antwort',
+               "Probabilité minimale d'une réponse", 'Probabilitas minimum sebuah jawaban'),
+    below=('Below it the answer is “unsure”.', 'Darunter heißt die Antwort „unsure“ (unsicher).',
+           'En dessous, la réponse est « unsure » (incertain).', 'Di bawahnya jawabannya “unsure” (tidak yakin).'),
     judge=('Judge', 'Beurteilen', 'Juger', 'Nilai'),
-    blur=('Make faces unrecognisable', 'Gesichter unkenntlich machen', 'Rendre les visages méconnaissables', 'Samarkan wajah'),
+    blur=('Make faces unrecognisable', 'Gesichter unkenntlich machen',
+          'Rendre les visages méconnaissables', 'Samarkan wajah'),
     faces=('Faces and answers', 'Gesichter und Antworten', 'Visages et réponses', 'Wajah dan jawaban'),
     table=('Download the table', 'Tabelle herunterladen', 'Télécharger le tableau', 'Unduh tabel'),
     why=('Where did it look?', 'Wohin hat es geschaut?', "Où a-t-il regardé ?", 'Bagian mana yang dilihat?'),
-    heat=('Bright is what spoke for the answer', 'Hell ist, was für die Antwort sprach', 'En clair, ce qui a plaidé pour la réponse', 'Bagian terang mendukung jawaban'))
+    heat=('Bright is what spoke for the answer', 'Hell ist, was für die Antwort sprach',
+          'En clair, ce qui a plaidé pour la réponse', 'Bagian terang mendukung jawaban'))
 
 # %% ../nbs/43_app.ipynb #a5d71310
 _words.update(
     source=('Labelled photos', 'Fotos mit Labels', 'Photos étiquetées', 'Foto berlabel'),
     by=('Compare groups by', 'Gruppen vergleichen nach', 'Comparer les groupes selon', 'Bandingkan kelompok menurut'),
-    no_folder=('Start the page with a folder of photos that holds a folder for each class: `genderres app --photos folder`',
-               'Starte die Seite mit einem Ordner von Fotos, in dem ein Ordner für jede Klasse liegt: `genderres app --photos ordner`',
-               'Lancez la page avec un dossier de photos qui contient un dossier par classe : `genderres app --photos dossier`',
-               'Jalankan halaman ini dengan folder foto yang berisi satu folder untuk tiap kelas: `genderres app --photos folder`'))
+    no_folder=('Start the page with a folder of photos that holds a folder for each class: '
+                 '`genderres app --photos folder`',
+               'Starte die Seite mit einem Ordner von Fotos, in dem ein Ordner für jede Klasse liegt: '
+                 '`genderres app --photos ordner`',
+               'Lancez la page avec un dossier de photos qui contient un dossier par classe : '
+                 '`genderres app --photos dossier`',
+               'Jalankan halaman ini dengan folder foto yang berisi satu folder untuk tiap kelas: '
+                 '`genderres app --photos folder`'))
 
 # %% ../nbs/43_app.ipynb #3d5b25d0
 _words.update(
-    no_decisions=('Start the page with a folder of photos, and say where decisions go: `genderres app --photos folder --decisions decisions.csv`',
-                  'Starte die Seite mit einem Ordner von Fotos, und sag, wohin Entscheidungen kommen: `genderres app --photos ordner --decisions decisions.csv`',
-                  'Lancez la page avec un dossier de photos, et dites où vont les décisions : `genderres app --photos dossier --decisions decisions.csv`',
-                  'Jalankan halaman ini dengan folder foto dan tentukan tempat keputusan disimpan: `genderres app --photos folder --decisions decisions.csv`'),
-    how=('Photos whose label is likely wrong, duplicates, and what cannot be read, the likeliest wrong first. Every decision is written down at once; no photo is changed, moved or deleted.',
-         'Fotos, deren Label wohl falsch ist, Duplikate und Unlesbares, das Fragwürdigste zuerst. Jede Entscheidung wird sofort gespeichert; kein Foto wird verändert, verschoben oder gelöscht.',
-         "Les photos dont l'étiquette est sans doute fausse, les doublons et l'illisible, du plus douteux au moins douteux. Chaque décision est écrite aussitôt ; aucune photo n'est modifiée, déplacée ni supprimée.",
-         'Foto yang labelnya mungkin salah, duplikat, dan yang tidak terbaca, mulai dari yang paling meragukan. Setiap keputusan langsung disimpan; tidak ada foto yang diubah, dipindahkan, atau dihapus.'),
+    no_decisions=('Start the page with a folder of photos, and say where decisions go: '
+                    '`genderres app --photos folder --decisions decisions.csv`',
+                  'Starte die Seite mit einem Ordner von Fotos, und sag, wohin Entscheidungen kommen: '
+                    '`genderres app --photos ordner --decisions decisions.csv`',
+                  'Lancez la page avec un dossier de photos, et dites où vont les décisions : '
+                    '`genderres app --photos dossier --decisions decisions.csv`',
+                  'Jalankan halaman ini dengan folder foto dan tentukan tempat keputusan disimpan: '
+                    '`genderres app --photos folder --decisions decisions.csv`'),
+    how=('Photos whose label is likely wrong, duplicates, and what cannot be read, the likeliest wrong first. '
+           'Every decision is written down at once; no photo is changed, moved or deleted.',
+         'Fotos, deren Label wohl falsch ist, Duplikate und Unlesbares, das Fragwürdigste zuerst. '
+           'Jede Entscheidung wird sofort gespeichert; kein Foto wird verändert, verschoben oder gelöscht.',
+         "Les photos dont l'étiquette est sans doute fausse, les doublons et l'illisible, du plus douteux au moins "
+           "douteux. Chaque décision est écrite aussitôt ; aucune photo n'est modifiée, déplacée ni supprimée.",
+         'Foto yang labelnya mungkin salah, duplikat, dan yang tidak terbaca, mulai dari yang paling meragukan. '
+           'Setiap keputusan langsung disimpan; tidak ada foto yang diubah, dipindahkan, atau dihapus.'),
     find=('Find suspects', 'Verdächtige suchen', 'Chercher les suspects', 'Cari yang meragukan'),
     filed=('Filed as', 'Einsortiert als', 'Classé comme', 'Digolongkan sebagai'),
     open=('Only open ones', 'Nur offene', 'Seulement ceux à décider', 'Hanya yang belum diputuskan'),
@@ -235,14 +261,23 @@ _words.update(
 
 # %% ../nbs/43_app.ipynb #b4fab8c5
 _words.update(responsible=(
-    'Gender is what people know about themselves; a photo does not show it. A classifier says how a photo would be filed, errs, and errs on some people more than on others. '
-    'Do not decide anything about a person with it, and do not use it for surveillance, access or advertising. Tell people before you count them.',
-    'Was ihr Geschlecht ist, wissen Menschen selbst; ein Foto zeigt es nicht. Ein Klassifikator sagt, wie ein Foto einsortiert würde. Er irrt sich, bei manchen Menschen mehr als bei anderen. '
-    'Entscheide damit nichts über eine Person, und nutze ihn nicht für Überwachung, Zutritt oder Werbung. Sag es den Menschen, bevor du sie zählst.',
-    "Le genre est ce que chacun sait de soi ; une photo ne le montre pas. Un classifieur dit comment une photo serait classée. Il se trompe, et pour certaines personnes plus que pour d'autres. "
-    "Ne décidez rien au sujet d'une personne avec lui, et ne l'utilisez ni pour surveiller, ni pour contrôler un accès, ni pour la publicité. Prévenez les gens avant de les compter.",
-    'Gender adalah hal yang diketahui setiap orang tentang dirinya sendiri; foto tidak menunjukkannya. Pengklasifikasi menyatakan bagaimana sebuah foto akan dikelompokkan. Ia bisa salah, dan lebih sering salah pada sebagian orang. '
-    'Jangan gunakan untuk memutuskan apa pun tentang seseorang, ataupun untuk pengawasan, akses, atau iklan. Beri tahu orang sebelum menghitung mereka.'))
+    'Gender is what people know about themselves; a photo does not show it. '
+      'A classifier says how a photo would be filed, errs, and errs on some people more than on others. '
+      'Do not decide anything about a person with it, and do not use it for surveillance, access or advertising. '
+      'Tell people before you count them.',
+    'Was ihr Geschlecht ist, wissen Menschen selbst; ein Foto zeigt es nicht. Ein Klassifikator sagt, wie ein Foto '
+      'einsortiert würde. Er irrt sich, bei manchen Menschen mehr als bei anderen. '
+      'Entscheide damit nichts über eine Person, und nutze ihn nicht für Überwachung, Zutritt oder Werbung. '
+      'Sag es den Menschen, bevor du sie zählst.',
+    "Le genre est ce que chacun sait de soi ; une photo ne le montre pas. Un classifieur dit comment une photo "
+      "serait classée. Il se trompe, et pour certaines personnes plus que pour d'autres. "
+      "Ne décidez rien au sujet d'une personne avec lui, et ne l'utilisez ni pour surveiller, "
+      "ni pour contrôler un accès, ni pour la publicité. Prévenez les gens avant de les compter.",
+    'Gender adalah hal yang diketahui setiap orang tentang dirinya sendiri; foto tidak menunjukkannya. '
+      'Pengklasifikasi menyatakan bagaimana sebuah foto akan dikelompokkan. '
+      'Ia bisa salah, dan lebih sering salah pada sebagian orang. '
+      'Jangan gunakan untuk memutuskan apa pun tentang seseorang, ataupun untuk pengawasan, akses, atau iklan. '
+      'Beri tahu orang sebelum menghitung mereka.'))
 _languages = 'en', 'de', 'fr', 'id'
 
 # %% ../nbs/43_app.ipynb #1e426594
@@ -253,7 +288,8 @@ def _check_files(files):
     files = [str(o) for o in files or [] if o]
     if not files: raise ValueError('add a photo first')
     if len(files) > most_photos:
-        raise ValueError(f'{len(files)} files: up to {most_photos} at once. For more, use `genderres predict` or `genderres count`')
+        raise ValueError(f'{len(files)} files: up to {most_photos} at once. '
+                         'For more, use `genderres predict` or `genderres count`')
     return files
 
 # %% ../nbs/43_app.ipynb #ec1fb3a5
@@ -277,7 +313,8 @@ def _plain(text): return html.escape(str(text).encode('utf-8', 'backslashreplace
 
 def _wide(text):
     "HTML that may be wider than the page: a keyboard, too, can scroll it"
-    return f'<div class="wide" role="group" aria-label="{presented}" tabindex="0">{text.replace("<th></th>", "<td></td>")}</div>'
+    return (f'<div class="wide" role="group" aria-label="{presented}" tabindex="0">'
+            f'{text.replace("<th></th>", "<td></td>")}</div>')
 
 def _html(table):
     "A table as HTML, and what its labels mean"
@@ -288,7 +325,8 @@ def _answer_table(rows, vocab):
     shares = {o: rows[o].map(lambda p: '' if pd.isna(p) else _percent(p)) for o in [*vocab, 'threshold']}
     number = rows.face.map(lambda n: n or 'whole photo')
     number = number.where(rows.problem == '', '')
-    return _html(pd.DataFrame(dict(photo=rows.file.map(_name), face=number, answer=rows.label, **shares, problem=rows.problem)))
+    return _html(pd.DataFrame(dict(photo=rows.file.map(_name), face=number, answer=rows.label,
+                                   **shares, problem=rows.problem)))
 
 def _picture(fig):
     "A figure as an image"
@@ -306,7 +344,8 @@ def _csv(table, name):
 
 def _run(button, f, inputs, outputs, folder):
     "Let a button run `f`, one job at a time"
-    button.click(_shown(f, folder), inputs, outputs, concurrency_id='work', concurrency_limit=1, api_visibility='private')
+    button.click(_shown(f, folder), inputs, outputs, concurrency_id='work', concurrency_limit=1,
+                 api_visibility='private')
 
 # %% ../nbs/43_app.ipynb #17318775
 def _asked(clf, t, label):
@@ -333,13 +372,14 @@ def _try_tab(clf, t, folder):
         with gr.Column(scale=2):
             files, least = _asked(clf, t, 'photos')
             with gr.Accordion(t('camera'), open=False):
-                camera = gr.Image(sources=['webcam'], type='filepath', label=t('camera'), webcam_options=gr.WebcamOptions(mirror=False))
+                camera = gr.Image(sources=['webcam'], type='filepath', label=t('camera'),
+                                  webcam_options=gr.WebcamOptions(mirror=False))
             judge = gr.Button(t('judge'), variant='primary')
         with gr.Column(scale=3, visible=False) as results:
             found = _found(t)
             why = gr.Button(t('why'))
-            heat = gr.Image(label=t('heat'), visible=False, interactive=False, height=300, alt_text='What spoke for the answer',
-                            buttons=['fullscreen'])
+            heat = gr.Image(label=t('heat'), visible=False, interactive=False, height=300,
+                            alt_text='What spoke for the answer', buttons=['fullscreen'])
     read, chosen = gr.State([]), gr.State(0)
 
     def answer(files, camera, least, progress=gr.Progress(track_tqdm=True)):
@@ -376,7 +416,8 @@ def _count_tab(clf, t, folder):
         video, shown, words = isinstance(res, VideoCount), [], ''
         if not video:
             numbered = res.people.assign(face=res.people.groupby('file').cumcount() + 1)
-            shown, words = pictures(numbered, files, clf.vocab, blur), _html(res.photos.assign(file=res.photos.file.map(_name)))
+            shown, words = (pictures(numbered, files, clf.vocab, blur),
+                            _html(res.photos.assign(file=res.photos.file.map(_name))))
         people = res.people.assign(file=files[0]) if video else res.people
         plots = _as_plot(plot_totals(res.totals)), _as_plot(res.plot().figure if video else None)
         return (gr.Column(visible=True), _wide(f'<pre>{html.escape(str(res))}</pre>'), *plots,
@@ -388,7 +429,8 @@ def _evaluate_tab(clf, t, folder, photos):
     "Judge the classifier by the folder that was given at the start"
     if photos is None: return gr.Markdown(t('no_folder'))
     with gr.Row():
-        source = gr.Dropdown([(_name(photos) if o == '.' else o, o) for o in sources(photos)], value='.', label=t('source'))
+        source = gr.Dropdown([(_name(photos) if o == '.' else o, o) for o in sources(photos)],
+                             value='.', label=t('source'))
         by = gr.Dropdown([''], value='', label=t('by'))
     go = gr.Button(t('evaluate'), variant='primary')
     with gr.Column(visible=False) as results:
@@ -402,7 +444,8 @@ def _evaluate_tab(clf, t, folder, photos):
         audit, interp, groups = evaluate_photos(clf, Path(photos)/source, by)
         plots = map(_as_plot, (interp.plot_confusion_matrix(figsize=(5, 4.4)), interp.plot_top_losses(9)))
         more = (_wide(groups._repr_html_()), plot_groups(groups.table)) if groups else ('', None)
-        return gr.Column(visible=True), _wide(audit._repr_html_()), *plots, more[0], _as_plot(more[1]), _csv(audit.table, 'answers')
+        return (gr.Column(visible=True), _wide(audit._repr_html_()), *plots,
+                more[0], _as_plot(more[1]), _csv(audit.table, 'answers'))
     source.change(_shown(offer, folder), source, by, api_visibility='private')
     _run(go, judge, [source, by], [results, report, confusion, losses, group_words, group_plot, download], folder)
 
@@ -415,10 +458,12 @@ _css = '''
 .wide {overflow-x: auto}
 .prose table, .prose thead, .prose tr {border: none !important; border-collapse: collapse}
 .caption, .caption-label {white-space: normal !important}
-.prose th, .prose td {padding: .25em .7em !important; text-align: left; border: none !important; border-bottom: 1px solid #8886 !important}
+.prose th, .prose td {padding: .25em .7em !important; text-align: left; border: none !important; \
+border-bottom: 1px solid #8886 !important}
 figure {margin: 0; padding: 4px; border: 3px solid transparent; font-size: 13px; overflow-wrap: anywhere}
 figure.current {border-color: #4f46e5}
-figure img, figure .none {height: 150px !important; width: 100%; object-fit: contain; margin: 0 !important; text-align: center; font-size: 60px}
+figure img, figure .none {height: 150px !important; width: 100%; object-fit: contain; margin: 0 !important; \
+text-align: center; font-size: 60px}
 #keys {overflow: visible !important}
 #tiles {display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 0}
 #decide {position: sticky; bottom: 0; background: var(--body-background-fill); padding: 6px 0; z-index: 1}
@@ -474,7 +519,7 @@ class Desk:
 # %% ../nbs/43_app.ipynb #8a882f97
 @patch
 def decide(self:Desk, decision, ticked):
-    "Decide about photos of the page, by their places, or about the current one; at the end of a page go to what is still open"
+    "Decide about photos of the page, by their places, or the current one; at the end of a page go to what is open"
     rows = [self.shown[k] for k in ticked if k < len(self.shown)] or [o for o in [self.current] if o is not None]
     if not rows: return 'Nothing on this page is open: tick photos to decide anew'
     self.cleaner.decide(rows, decision)
@@ -507,7 +552,8 @@ def act(self:Desk,
     except FileChanged:
         self.cleaner.reload()
         self.show(self.page)
-        return 'Somebody else decided in the meantime: the page is up to date again. Your last decision was not kept, repeat it'
+        return ('Somebody else decided in the meantime: the page is up to date again. '
+                'Your last decision was not kept, repeat it')
 
 # %% ../nbs/43_app.ipynb #416be635
 def _tile(desk, k):
@@ -553,7 +599,8 @@ def _clean_parts(t, vocab):
                 tiles.append(gr.HTML())
             places.append(place)
     classes = {str(i + 1): o for i,o in enumerate(vocab[:9])}
-    button = lambda key, what: gr.Button(f'{what} ({key})' if key in classes else t(what), elem_id=f'key-{key}', min_width=90, size='md')
+    button = lambda key, what: gr.Button(f'{what} ({key})' if key in classes else t(what),
+                                         elem_id=f'key-{key}', min_width=90, size='md')
     with gr.Row(elem_id='decide'): buttons = {what: button(key, what) for key,what in {**classes, **_keys}.items()}
     return label, todo, places, tiles, ticks, buttons
 
@@ -585,10 +632,12 @@ def _clean_tab(t, folder, photos, decisions, page):
 
     _run(find, look, [label, todo], [results, *parts], folder)
     page.load(_shown(again, folder), [label, todo], [results, *parts], api_visibility='private')
-    alone = dict(api_visibility='private', concurrency_id='desk', concurrency_limit=1, trigger_mode='multiple', show_progress='hidden')
+    alone = dict(api_visibility='private', concurrency_id='desk', concurrency_limit=1,
+                 trigger_mode='multiple', show_progress='hidden')
     for o in (label, todo): o.input(_shown(choose, folder), [desk, label, todo], parts, **alone)
     for what,button in buttons.items():
-        if what == 'tick_all': button.click(None, None, ticks, js='() => Array(8).fill(true)')   # at once: the next key may decide
+        if what == 'tick_all':   # at once: the next key may decide
+            button.click(None, None, ticks, js='() => Array(8).fill(true)')
         else: button.click(_shown(act(what), folder), [desk, label, todo, turn, *ticks], parts, **alone)
 
 # %% ../nbs/43_app.ipynb #5b4dc106
@@ -597,20 +646,24 @@ def _about_tab(clf, t):
     gr.Markdown(t('responsible'))
     facts, trained = clf.facts, clf.facts['trained']
     seen = 'the whole photo' if facts.get('faces', 'no') == 'no' else 'the largest face'
-    said = {'classes': ', '.join(clf.vocab), 'network': f"{facts['arch']}, {facts['size'][0]} x {facts['size'][1]} pixels",
+    said = {'classes': ', '.join(clf.vocab),
+            'network': f"{facts['arch']}, {facts['size'][0]} x {facts['size'][1]} pixels",
             'looks at': seen, 'unsure below': _percent(facts['abstain']),
-            'trained on': str(trained.get('photos', '')), 'date': trained.get('date', ''), 'licence': trained.get('licence', '')}
+            'trained on': str(trained.get('photos', '')), 'date': trained.get('date', ''),
+            'licence': trained.get('licence', '')}
     gr.HTML(_html(pd.DataFrame(dict(fact=said.keys(), value=said.values()))))
     scores = pd.DataFrame([dict(o, on=k) for k,o in trained.get('scores', {}).items() if o.get('n')])
     if not len(scores): return
     interval = [f'{a:.1%} to {b:.1%}' for a,b in zip(scores.low, scores.high)]
     share = (scores.right/scores.n).map('{:.1%}'.format)
-    gr.HTML(_html(pd.DataFrame({'right on': scores.on, 'photos': scores.n.astype(int), 'share': share, '95% interval': interval})))
+    gr.HTML(_html(pd.DataFrame({'right on': scores.on, 'photos': scores.n.astype(int),
+                                'share': share, '95% interval': interval})))
 
 # %% ../nbs/43_app.ipynb #1ea35e02
 def _theme():
     "Gradio's, with the fonts of the system and with contrasts of 4.5 or more"
-    theme = gr.themes.Default(primary_hue='indigo', font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace'])
+    theme = gr.themes.Default(primary_hue='indigo', font=['system-ui', 'sans-serif'],
+                              font_mono=['ui-monospace', 'monospace'])
     quiet = ('body_text_color_subdued', 'block_info_text_color', 'block_label_text_color', 'block_title_text_color',
              'input_placeholder_color', 'accordion_text_color')
     theme.set(**{o: '*neutral_700' for o in quiet}, **{f'{o}_dark': '*neutral_300' for o in quiet})
@@ -681,10 +734,12 @@ def _check_start(photos, decisions, host, password):
     if photos is not None and not Path(photos).is_dir():
         raise NotADirectoryError(f"{photos} is no folder: give the folder that holds a folder for each class")
     if decisions is not None:
-        if Path(decisions).suffix.lower() != '.csv': raise ValueError(f"{decisions}: the name of a file of decisions ends in .csv")
+        if Path(decisions).suffix.lower() != '.csv':
+            raise ValueError(f"{decisions}: the name of a file of decisions ends in .csv")
         check_output(decisions, overwrite=True)
     if not _is_local(host) and len(password or '') < 12:
-        raise ValueError(f"others can reach {host}: set a password of 12 characters or more, in the variable GENDERRES_PASSWORD")
+        raise ValueError(f"others can reach {host}: set a password of 12 characters or more, "
+                         "in the variable GENDERRES_PASSWORD")
 
 # %% ../nbs/43_app.ipynb #4303f713
 def _launch(page, folder, host, port, password):
@@ -692,23 +747,25 @@ def _launch(page, folder, host, port, password):
     hosts = ['127.0.0.1', 'localhost', '[::1]', host] if _is_local(host) else ['*']
     sign_in = (lambda _, said: secrets.compare_digest(said.encode(), password.encode())) if password else None
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(_Guard, folder=folder)]
-    off = dict(share=False, inline=False, inbrowser=False, run_history=False, ssr_mode=False, pwa=False, mcp_server=False,
-               enable_monitoring=False)
+    off = dict(share=False, inline=False, inbrowser=False, run_history=False, ssr_mode=False, pwa=False,
+               mcp_server=False, enable_monitoring=False)
     look = dict(theme=_theme(), css=_css, js=_script, i18n=page.translations, footer_links=['settings'])
     try:
         return page.launch(server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, auth=sign_in,
                            max_file_size=most_bytes, app_kwargs=dict(middleware=middleware), **off, **look)[1]
     except OSError as e:
         place = f'{host}, port {port}' if port else host
-        raise OSError(f"the page cannot be opened at {place}: the port is in use, or the address is not of this machine. "
-                      "Choose another") from e
+        raise OSError(f"the page cannot be opened at {place}: the port is in use, "
+                      "or the address is not of this machine. Choose another") from e
 
 # %% ../nbs/43_app.ipynb #ff630647
 @contextmanager
 def _gone_after(folder):
     "A process of its own removes `folder` if this one is killed"
-    code = 'import shutil, sys; sys.stdin.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)'   # the pipe ends with this process
-    with subprocess.Popen([sys.executable, '-I', '-c', code, folder], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True) as rest:
+    # the pipe ends with this process
+    code = 'import shutil, sys; sys.stdin.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)'
+    with subprocess.Popen([sys.executable, '-I', '-c', code, folder], stdin=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL, start_new_session=True) as rest:
         try: yield
         finally: rest.kill()
 
@@ -721,10 +778,11 @@ def open_app(
     port:int=None, # Default: the first that is free from 7860
     password:str=None # Asked of everyone; needed where others can reach the page
 ) -> Iterator[str]: # Address of the page
-    "Open the page until the block ends; `ValueError` without a password where one is needed, `OSError` if the port is in use"
+    "Open the page until the block ends; `ValueError` if a needed password is missing, `OSError` if the port is in use"
     _check_start(photos, decisions, host, password)
     with (tempfile.TemporaryDirectory(prefix='genderres-', ignore_cleanup_errors=True) as folder, _gone_after(folder),
-          modified_env(GRADIO_TEMP_DIR=folder, GRADIO_EXAMPLES_CACHE=f'{folder}/examples', GRADIO_ANALYTICS_ENABLED='False')):
+          modified_env(GRADIO_TEMP_DIR=folder, GRADIO_EXAMPLES_CACHE=f'{folder}/examples',
+                       GRADIO_ANALYTICS_ENABLED='False')):
         page = gender_app(clf or ReadyClassifier(), photos, decisions)
         matplotlib.use('agg')
         try: yield _launch(page, folder, host, port, password)

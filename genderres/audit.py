@@ -60,8 +60,8 @@ def _class_columns(table, vocab, classes):
         if len(said) != 1 or not pd.to_numeric(table[o], errors='coerce').notna().any(): continue
         name = said.pop()
         if name in res:
-            raise ValueError(f"two columns for {name}, {res[name]} and {o}: say which has the probabilities, e.g. columns={{{name!r}: {o!r}}} "
-                             f"(in the shell: --columns {name}={o})")
+            raise ValueError(f"two columns for {name}, {res[name]} and {o}: say which has the probabilities, "
+                             f"e.g. columns={{{name!r}: {o!r}}} (in the shell: --columns {name}={o})")
         res[name] = o
     return res
 
@@ -78,8 +78,9 @@ def _find_columns(table, vocab, classes, columns):
     res |= columns
     if 'file' not in res: res['file'] = table.columns[0]
     if not res.keys() - {'file', 'probability'}:
-        raise ValueError(f"no column with answers among {[*table.columns]}: say which it is, e.g. columns={{'label': 'gender'}} "
-                         "or columns={'men': 'p1'} (in the shell: --columns label=gender)")
+        raise ValueError(f"no column with answers among {[*table.columns]}: say which it is, "
+                         "e.g. columns={'label': 'gender'} or columns={'men': 'p1'} "
+                         "(in the shell: --columns label=gender)")
     return res
 
 # %% ../nbs/35_audit.ipynb #d1c2f3ed
@@ -92,7 +93,8 @@ def _numbers(table, found, vocab, labels):
         own = {vocab[0]: of_label.where(labels == vocab[0], 1 - of_label).where(labels != '')}
     if not own: return None
     if len(vocab) == 1:
-        raise ValueError(f"all labels are {vocab[0]}: name the other class, e.g. classes={{'women': 'women'}} for the column women")
+        raise ValueError(f"all labels are {vocab[0]}: name the other class, "
+                         "e.g. classes={'women': 'women'} for the column women")
     if lacking := [o for o in vocab if o not in own][(len(vocab) == 2):]:
         raise ValueError(f"probabilities of {', '.join(own)}, but none of {', '.join(lacking)}: name all columns, "
                          "or the one with the answers alone, e.g. columns={'label': 'gender'}")
@@ -112,7 +114,8 @@ def _problems(probs, labels):
     answered = (problem != 'no answer').sum()
     for o in (_off, _against):
         if 2*(n := (problem == o).sum()) > answered:
-            raise ValueError(f"{n:,} of {answered:,} answers cannot be used: {o}, e.g. in row {problem.tolist().index(o) + 1}. "
+            raise ValueError(f"{n:,} of {answered:,} answers cannot be used: {o}, "
+                             f"e.g. in row {problem.tolist().index(o) + 1}. "
                              "Is a column taken for another? Say which is which, or name the answers alone, "
                              "e.g. columns={'label': 'gender'} (in the shell: --columns label=gender)")
     return problem
@@ -149,7 +152,8 @@ def _answers(
     labels, match = _word_labels(words, vocab, classes)
     notes = [f"Read from the answers: {', '.join(f'{k} from {v}' for k,v in found.items())}."]
     if said := matches_in_words(match): notes.append(f'Matched: {said}.')
-    res, probs = pd.DataFrame(dict(file=as_words(table[found['file']])), dtype=object), _numbers(table, found, vocab, labels)
+    res = pd.DataFrame(dict(file=as_words(table[found['file']])), dtype=object)
+    probs = _numbers(table, found, vocab, labels)
     if probs is None: return res.assign(prediction=labels, problem=np.where(labels == '', 'no answer', '')), notes
     problem, probs = _problems(probs, labels), probs.clip(lower=0)
     best = probs.fillna(0).idxmax(axis=1).where(problem == '', '')
@@ -160,7 +164,8 @@ def _one_each(answers):
     "A row for each file; two answers for one file are a problem"
     answers = answers[answers.file != ''].drop_duplicates()
     doubled = answers.file.duplicated(keep=False)
-    answers = answers.assign(problem=answers.problem.mask(doubled, 'more than one answer'), prediction=answers.prediction.mask(doubled, ''))
+    answers = answers.assign(problem=answers.problem.mask(doubled, 'more than one answer'),
+                             prediction=answers.prediction.mask(doubled, ''))
     return answers.drop_duplicates('file', ignore_index=True)
 
 # %% ../nbs/35_audit.ipynb #b3d030b6
@@ -180,9 +185,10 @@ def _beside(photos, answers):
     todo = photos.index[photos.problem == '']
     match = match_files(answers.file.tolist(), photos.file[todo].tolist())
     if len(todo) and match.isna().all():
-        raise ValueError(f"no answer is about one of the {len(todo):,} labelled files: the answers name files like "
-                         f"{answers.file.get(0, '')!r}, the labels like {photos.file[todo[0]]!r}. Give names that end alike, "
-                         "and only once on each side")
+        raise ValueError(f"no answer is about one of the {len(todo):,} labelled files: "
+                         f"the answers name files like {answers.file.get(0, '')!r}, "
+                         f"the labels like {photos.file[todo[0]]!r}. "
+                         "Give names that end alike, and only once on each side")
     theirs = answers[match.notna()].drop(columns='file').set_axis(todo[match.dropna().astype(int)])
     table = photos[['file', 'label']].join(theirs.drop(columns='problem')).fillna(dict(prediction=''))
     problem = photos.problem.where(photos.problem != '', theirs.problem.reindex(photos.index).fillna('no answer'))
@@ -198,7 +204,8 @@ def at_coverage(
 ) -> pd.DataFrame: # Rows of `risk_coverage`
     "What answering only the surest is worth"
     rc = risk_coverage(sure, right)
-    return rc.loc[[min(np.searchsorted(rc.coverage, o - 1e-9), len(rc) - 1) for o in shares]].drop_duplicates().reset_index(drop=True)
+    return rc.loc[[min(np.searchsorted(rc.coverage, o - 1e-9), len(rc) - 1)
+                   for o in shares]].drop_duplicates().reset_index(drop=True)
 
 # %% ../nbs/35_audit.ipynb #142e54d0
 def _belief_notes(probs, targs, group, vocab):
@@ -206,14 +213,15 @@ def _belief_notes(probs, targs, group, vocab):
     sure, right = probs.max(1), probs.argmax(1) == targs
     if len({*targs}) < len(vocab) or calibration_error(sure, right) <= ece_by_chance(sure, group): return []
     t = fit_temperature(probs, targs, vocab)
-    how = f"too {'sure' if t > 1 else 'unsure'}" if abs(math.log(t)) > .1 else 'off, but on average neither too sure nor too unsure'
+    how = (f"too {'sure' if t > 1 else 'unsure'}" if abs(math.log(t)) > .1
+           else 'off, but on average neither too sure nor too unsure')
     return [f'The probabilities are {how}; a temperature of {t:.2f} would suit them best.']
 
 # %% ../nbs/35_audit.ipynb #7c34e98b
 class Audit:
     "Answers beside labels, and all that can be said about them"
     def __init__(self,
-        table:pd.DataFrame, # `file`, `label`, `prediction`, perhaps a probability for each class, `problem`; as from `evaluate`
+        table:pd.DataFrame, # `file`, `label`, `prediction`, perhaps class probabilities, `problem`; as from `evaluate`
         vocab:list, # Names of the classes
         by:pd.DataFrame=None, # Columns to compare groups by, in the order of `table`
         unit:pd.Series=None, # Which photos belong together, '' if alone; in the order of `table`
@@ -259,13 +267,15 @@ def _report(self:Audit, interp, notes):
     report = interp.report(beside, self.has_probabilities)
     left = [f'Left out: {self._left_out()}.'] if len(self.table) > n else []
     belief = [_no_probabilities]
-    if self.has_probabilities: belief = _belief_notes(interp.preds.numpy(), interp.targs.numpy(), interp.group, self.vocab)
+    if self.has_probabilities:
+        belief = _belief_notes(interp.preds.numpy(), interp.targs.numpy(), interp.group, self.vocab)
     return Report(report.table, report.words, [*notes, *left, *belief, *report.notes])
 
 # %% ../nbs/35_audit.ipynb #e3954592
 def _coverage_words(coverage):
     "What answering only the surest gains, as text"
-    return pd.DataFrame({'sure from': coverage.threshold.map('{:.3f}'.format), 'answered': coverage.coverage.map('{:.1%}'.format),
+    return pd.DataFrame({'sure from': coverage.threshold.map('{:.3f}'.format),
+                         'answered': coverage.coverage.map('{:.1%}'.format),
                          'wrong': coverage.risk.map('{:.1%}'.format), 'at most': coverage.at_most.map('{:.1%}'.format),
                          'counts': [f'{a:,} of {b:,}' for a,b in zip(coverage.errors, coverage.answered)]})
 
@@ -274,7 +284,8 @@ def _coverage_words(coverage):
 def _parts(self:Audit):
     "Titles and contents, in the order of reading"
     yield '', self.report
-    if self.coverage is not None: yield 'Answering only the surest ("at most": with 95% confidence):', _coverage_words(self.coverage)
+    if self.coverage is not None:
+        yield 'Answering only the surest ("at most": with 95% confidence):', _coverage_words(self.coverage)
     for k,v in self.groups.items(): yield f'By {k}:', v
 
 # %% ../nbs/35_audit.ipynb #d2ceb09d
@@ -297,16 +308,20 @@ def sections(self:Audit,
     "All that can be said, with figures"
     groups = [(f'By {k}', [plot_groups(v.table, k), v]) for k,v in self.groups.items()]
     sure = [] if self.coverage is None else [_coverage_words(self.coverage).set_index('sure from').rename_axis(None)]
-    return [*answer_sections(self.interp, self.report, self.has_probabilities, base), ('Answering only when at least so sure', sure), *groups]
+    return [*answer_sections(self.interp, self.report, self.has_probabilities, base),
+            ('Answering only when at least so sure', sure), *groups]
 
 # %% ../nbs/35_audit.ipynb #0a4c57a3
 def _vocab(labels, words, classes):
     "The match of labels with classes, and all classes; `ValueError` if `classes` has a name that is in neither table"
     if lost := [o for o in classes if o not in words and o not in labels]:
-        raise ValueError(f"classes has a new name for {', '.join(lost)}, which is neither among the labels nor in the answers")
-    match = match_classes(labels, None, {k: v for k,v in classes.items() if k in labels}, 'the labels say', 'they would be')
+        raise ValueError(f"classes has a new name for {', '.join(lost)}, "
+                         "which is neither among the labels nor in the answers")
+    match = match_classes(labels, None, {k: v for k,v in classes.items() if k in labels},
+                          'the labels say', 'they would be')
     means = {class_meaning(o) for o in match.values()}
-    return match, sorted({*match.values(), *(o for o in classes.values() if class_meaning(o) not in means and o != unsure)})
+    return match, sorted({*match.values(),
+                          *(o for o in classes.values() if class_meaning(o) not in means and o != unsure)})
 
 # %% ../nbs/35_audit.ipynb #746c7790
 def _all_words(table):

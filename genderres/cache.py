@@ -42,13 +42,16 @@ def _unpack(data):
     "The photo in `data`, or None if it is damaged"
     if len(data) <= _header.size: return None
     (kind, w, h, checksum), pixels = _header.unpack_from(data), memoryview(data)[_header.size:]
-    if kind == _kind and len(pixels) == 3*w*h and zlib.crc32(pixels) == checksum: return Image.frombytes('RGB', (w, h), pixels)
+    if kind == _kind and len(pixels) == 3*w*h and zlib.crc32(pixels) == checksum:
+        return Image.frombytes('RGB', (w, h), pixels)
 
 # %% ../nbs/14_cache.ipynb #995aabfd
 def _key(data, side, faces='no'):
     "Name of the file that keeps the photo in `data`, or its face"
-    what, how = (f'{_kind} {side}', b'') if faces == 'no' else (f'{_kind} {side} {faces[0]}1', detector_version().encode())
-    return hashlib.blake2b(data, digest_size=16, key=how, salt=PIL.__version__.encode()[:16], person=what.encode()).hexdigest()
+    what, how = ((f'{_kind} {side}', b'') if faces == 'no'
+                 else (f'{_kind} {side} {faces[0]}1', detector_version().encode()))
+    return hashlib.blake2b(data, digest_size=16, key=how, salt=PIL.__version__.encode()[:16],
+                           person=what.encode()).hexdigest()
 
 # %% ../nbs/14_cache.ipynb #1bb673c4
 _names = re.compile(r'[0-9a-f]{32}(\.[0-9]+\.tmp)?')
@@ -100,14 +103,18 @@ class PhotoCache:
             return photo
         except PhotoProblem as e:
             remedy = "It could be read when the data were made: put it back, or make the DataLoaders again"
-            if str(e) == 'no face found': remedy = "These data have only photos with a face: leave it out, or make the DataLoaders with faces='largest'"
+            if str(e) == 'no face found':
+                remedy = ("These data have only photos with a face: leave it out, "
+                          "or make the DataLoaders with faces='largest'")
             raise PhotoProblem(f"{file}: {e}. {remedy}") from e
 
 # %% ../nbs/14_cache.ipynb #9517c687
 @patch
 def _stop(self:PhotoCache, e):
     "Write no more photos after the error `e`, and say so once"
-    if self.writes: warnings.warn(f"the cache of photos in {self.folder} cannot be used ({e.strerror}): photos are decoded as without it")
+    if self.writes:
+        warnings.warn(f"the cache of photos in {self.folder} cannot be used ({e.strerror}): "
+                      "photos are decoded as without it")
     self.writes = False
 
 @patch
@@ -117,7 +124,8 @@ def _get(self:PhotoCache, kept):
     except FileNotFoundError: return None
     except OSError as e: return self._stop(e)
     with suppress(OSError): os.utime(kept)
-    if (photo := _unpack(data)) is None: warnings.warn(f"{kept} in the cache of photos is damaged; the photo is decoded again")
+    if (photo := _unpack(data)) is None:
+        warnings.warn(f"{kept} in the cache of photos is damaged; the photo is decoded again")
     return photo
 
 # %% ../nbs/14_cache.ipynb #46e18b5a
@@ -150,12 +158,13 @@ def _make_room(self:PhotoCache, n):
 @patch
 def _room(self:PhotoCache, n):
     "Is there room for `n` more bytes, if need be after making some?"
-    if self.used is None or self.since > self.max_bytes/50: self.used, self.since = sum(s.st_size for _,s in cached_files(self.folder)), 0
+    if self.used is None or self.since > self.max_bytes/50:
+        self.used, self.since = sum(s.st_size for _,s in cached_files(self.folder)), 0
     if self.used + n > self.max_bytes: self._make_room(n)
     self.used, self.since = self.used + n, self.since + n
     if self.used > self.max_bytes:
-        warnings.warn(f"the cache of photos in {self.folder} is full ({self.max_bytes/1e9:.3g} GB): the rest is decoded every time. "
-                      "Raise max_bytes, or call clear_cache()")
+        warnings.warn(f"the cache of photos in {self.folder} is full ({self.max_bytes/1e9:.3g} GB): "
+                      "the rest is decoded every time. Raise max_bytes, or call clear_cache()")
         self.writes = False
     return self.writes
 

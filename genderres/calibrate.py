@@ -29,7 +29,7 @@ def reliability(
     sure:np.ndarray, # (n,) probability of each prediction
     right:np.ndarray, # (n,) was it right?
     bins:int=10 # How many bins at most
-) -> pd.DataFrame: # A row for each bin: `photos`, `probability` (mean), `right` (share), `low`, `high` (its 95% interval)
+) -> pd.DataFrame: # For each bin `photos`, `probability` (mean), `right` (share), `low`, `high` (its 95% interval)
     "Probability against accuracy, in bins of about as many photos each"
     sure, right = np.asarray(sure, float), np.asarray(right, bool)
     if not len(sure): raise ValueError("no photo to judge probabilities by")
@@ -80,8 +80,9 @@ def fit_temperature(
     goal[np.arange(n), targs] = 1 - 1/(n + 2)
     loss = lambda x: -(goal*log_softmax(logits/np.exp(x), 1)).sum()
     best = float(np.exp(minimize_scalar(loss, bounds=np.log([.05, 100]), method='bounded').x))
-    if best > 99.9: warnings.warn("the temperature ends at its limit of 100: the surest answers are not right more often than the others, "
-                                  "so the probabilities say nothing. Look at the labels and at the training", stacklevel=2)
+    if best > 99.9:
+        warnings.warn("the temperature ends at its limit of 100: the surest answers are not right more often than the "
+                      "others, so the probabilities say nothing. Look at the labels and at the training", stacklevel=2)
     return best
 
 # %% ../nbs/23_calibrate.ipynb #7bfa2e25
@@ -98,11 +99,12 @@ def clopper_pearson_upper(
 def risk_coverage(
     sure:np.ndarray, # (n,) probability of each prediction
     right:np.ndarray # (n,) was it right?
-) -> pd.DataFrame: # `threshold`, `answered` (photos), `coverage`, `errors`, `risk`, `at_most` (its 95% bound); the surest first
+) -> pd.DataFrame: # Surest first: `threshold`, `answered` (photos), `coverage`, `errors`, `risk`, `at_most` (95% bound)
     "What each threshold costs and gains"
     sure, right = np.asarray(sure, float), np.asarray(right, bool)
     order, answered = np.argsort(-sure, kind='stable'), np.arange(1, len(sure) + 1)
-    df = pd.DataFrame(dict(threshold=sure[order], answered=answered, coverage=answered/len(sure), errors=np.cumsum(~right[order])))
+    df = pd.DataFrame(dict(threshold=sure[order], answered=answered, coverage=answered/len(sure),
+                           errors=np.cumsum(~right[order])))
     df = df[~df.threshold.duplicated(keep='last')].reset_index(drop=True)   # equally sure photos are answered together
     return df.assign(risk=df.errors/df.answered, at_most=clopper_pearson_upper(df.errors, df.answered))
 
@@ -119,7 +121,7 @@ def choose_threshold(
     sure:np.ndarray, # (n,) probability of each prediction, of photos the network was not trained on
     right:np.ndarray, # (n,) was it right?
     risk:float=.01 # Share of wrong answers that may not be exceeded
-) -> pd.Series: # The row of `risk_coverage` with the lowest threshold that is good enough; `ValueError` if there is none
+) -> pd.Series: # Row of `risk_coverage` with the lowest threshold that is good enough; `ValueError` if there is none
     "The threshold that keeps the share of wrong answers under `risk`, with 95% confidence"
     if not 0 < risk < 1: raise ValueError(f"risk={risk}: give a share of wrong answers between 0 and 1, e.g. .01")
     first, n = photos_needed(0, risk), len(sure)
@@ -133,7 +135,8 @@ def choose_threshold(
     at, needed = walk.iloc[0], photos_needed(int(walk.errors.iloc[0]), risk)
     raise ValueError(f"no threshold keeps the risk at {risk:.2%} or below with 95% confidence: "
                      f"of the {at.answered:.0f} surest of {n} photos {at.errors:.0f} are wrong, "
-                     f"and {needed} with no more errors would be needed. Add photos, allow a higher risk, or train a better network")
+                     f"and {needed} with no more errors would be needed. "
+                     "Add photos, allow a higher risk, or train a better network")
 
 # %% ../nbs/23_calibrate.ipynb #afea77d8
 def _content_ids(interp):
@@ -141,7 +144,8 @@ def _content_ids(interp):
     items = interp.dl.items
     if 'id' in items: return items['id'].tolist()
     if lost := [str(o) for o in items['file'] if not Path(o).is_file()]:
-        raise FileNotFoundError(f"calibrate needs a column `id`, or the files: there is no {lost[0]} ({len(lost)} of {len(items)})")
+        raise FileNotFoundError("calibrate needs a column `id`, or the files: "
+                                f"there is no {lost[0]} ({len(lost)} of {len(items)})")
     return [hashlib.sha256(Path(o).read_bytes()).hexdigest()[:16] for o in items['file']]
 
 # %% ../nbs/23_calibrate.ipynb #13911d89
@@ -150,8 +154,9 @@ def _check_apart(interp, ids, what):
     both = [o for o,i in zip(interp.dl.items['file'], _content_ids(interp)) if i in ids]
     if both:
         names = ', '.join(map(str, both[:3])) + (' …' if len(both) > 3 else '')
-        raise ValueError(f"{len(both)} of {len(interp.targs)} photos {what}: {names}. Calibrate on photos that were not trained on, "
-                         "e.g. the validation photos, and judge on others, e.g. those that gender_dls(..., test_pct=.2) keeps")
+        raise ValueError(f"{len(both)} of {len(interp.targs)} photos {what}: {names}. "
+                         "Calibrate on photos that were not trained on, e.g. the validation photos, "
+                         "and judge on others, e.g. those that gender_dls(..., test_pct=.2) keeps")
 
 # %% ../nbs/23_calibrate.ipynb #cd26cd40
 def _sure_and_right(interp):
@@ -184,8 +189,10 @@ class Calibration:
     def __repr__(self):
         said = f'temperature {self.temperature:.2f}, fitted on {len(self.ids)} photos'
         if self.chosen is None: return said
-        return (f'{said}; unsure below {self.threshold:.3f}, which leaves answers for {self.chosen.coverage:.0%} of them, '
-                f'{self.chosen.errors:.0f} of {self.chosen.answered:.0f} wrong (at most {self.risk:.1%} with 95% confidence)')
+        return (f'{said}; unsure below {self.threshold:.3f}, '
+                f'which leaves answers for {self.chosen.coverage:.0%} of them, '
+                f'{self.chosen.errors:.0f} of {self.chosen.answered:.0f} wrong '
+                f'(at most {self.risk:.1%} with 95% confidence)')
 
 # %% ../nbs/23_calibrate.ipynb #d637d26a
 @patch
@@ -206,9 +213,11 @@ def apply(self:Calibration,
 
 # %% ../nbs/23_calibrate.ipynb #49a279ba
 @patch
-def facts(self:Calibration) -> dict: # `photos`, `temperature`, `before` and `after` (see `calibration_scores`), `risk`, `chosen`
+def facts(self:Calibration
+) -> dict: # `photos`, `temperature`, `before` and `after` (see `calibration_scores`), `risk`, `chosen`
     "What a classifier's file should say about its calibration"
-    scores = {k: calibration_scores(o.preds, o.targs, o.group).to_dict() for k,o in dict(before=self.interp, after=self.after).items()}
+    scores = {k: calibration_scores(o.preds, o.targs, o.group).to_dict()
+              for k,o in dict(before=self.interp, after=self.after).items()}
     chosen = None if self.chosen is None else self.chosen.to_dict()
     return dict(photos=len(self.ids), temperature=self.temperature, **scores, risk=self.risk, chosen=chosen)
 
@@ -223,7 +232,8 @@ def plot_reliability(self:GenderInterpretation,
     ax = ax or plt.subplots(figsize=(4, 4))[1]
     rel = reliability(*_sure_and_right(self), bins)
     ax.plot([0, 1], [0, 1], color='grey', ls=':')
-    ax.errorbar(rel.probability, rel.right, np.array([rel.right - rel.low, rel.high - rel.right]).clip(0), fmt='o', capsize=3)
+    ax.errorbar(rel.probability, rel.right, np.array([rel.right - rel.low, rel.high - rel.right]).clip(0),
+                fmt='o', capsize=3)
     low = min(1/len(self.vocab), rel.low.min()) - .02
     ax.set(xlim=(low, 1.02), ylim=(low, 1.02), aspect='equal', title=f'{title}\n({presented})',
            xlabel='probability of the prediction', ylabel='share right, with 95% interval')
@@ -241,7 +251,8 @@ def plot_risk_coverage(self:GenderInterpretation,
     ax.plot(rc.coverage, rc.risk, label='measured')
     ax.fill_between(rc.coverage, rc.risk, rc.at_most, alpha=.2, label='95% bound')
     if risk is not None: ax.axhline(risk, color='grey', ls=':', label='allowed')
-    ax.set(xlim=(0, 1), ylim=(0, min(1, 3*max(rc.risk.iloc[-1], risk or .01))), title=f'Risk and coverage\n({presented})',
+    ax.set(xlim=(0, 1), ylim=(0, min(1, 3*max(rc.risk.iloc[-1], risk or .01))),
+           title=f'Risk and coverage\n({presented})',
            xlabel='coverage: share answered', ylabel='risk: share of answers wrong')
     ax.legend()
     return ax

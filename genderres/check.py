@@ -19,7 +19,8 @@ from fastprogress.fastprogress import progress_bar
 from PIL import Image
 from .files import in_threads
 from .reader import examine
-from .photos import as_words, class_meaning, listed_path, photos_from_source, presented, read_table, unit_of, usual_names
+from .photos import (as_words, class_meaning, listed_path, photos_from_source, presented, read_table,
+                              unit_of, usual_names)
 from .duplicates import link, near_pairs, thumbnail
 
 # %% ../nbs/05_check.ipynb #e10593a1
@@ -137,7 +138,8 @@ def _that_change(
     df = df[~df.decision.isin(['', 'keep'])]
     if odd := {*df.decision} - {*labels, 'exclude'}:
         known = ', '.join(sorted({*labels} - {''}))
-        raise ValueError(f"{file}: decision {', '.join(sorted(odd))}: expected exclude, keep, nothing, or one of {known}")
+        raise ValueError(f"{file}: decision {', '.join(sorted(odd))}: "
+                         f"expected exclude, keep, nothing, or one of {known}")
     return df
 
 # %% ../nbs/05_check.ipynb #d3c1ded0
@@ -155,8 +157,9 @@ def _decided(df, file):
     keys = decision_keys(df, file)
     if '' in keys:
         row = df.fillna('').iloc[keys.index('')]
-        raise ValueError(f"{file}: the decision {row.decision} says neither file nor id, or its id, {row.get('id', '')!r}, "
-                         "was changed, as spreadsheets change numbers: write the file name beside it")
+        raise ValueError(f"{file}: the decision {row.decision} says neither file nor id, "
+                         f"or its id, {row.get('id', '')!r}, was changed, as spreadsheets change numbers: "
+                         "write the file name beside it")
     return keys
 
 # %% ../nbs/05_check.ipynb #2d56ed32
@@ -168,10 +171,12 @@ def match_decisions(
     df = _that_change(read_decisions(file, photos.label), file, photos.label)
     keys, paths = _decided(df, file), [os.path.abspath(o) for o in photos.file]
     what = dict(zip(keys, df.decision))
-    if clash := [k for k,d in zip(keys, df.decision) if what[k] != d]: raise ValueError(f"{file}: two decisions on {clash[0]}")
+    if clash := [k for k,d in zip(keys, df.decision) if what[k] != d]:
+        raise ValueError(f"{file}: two decisions on {clash[0]}")
     if lost := set(what) - set(photos.id) - set(paths):
         some = ', '.join(sorted(lost)[:3])
-        warnings.warn(f"{len(lost)} of {len(what)} decisions in {file} are about photos that are not here: {some}", stacklevel=4)
+        warnings.warn(f"{len(lost)} of {len(what)} decisions in {file} are about photos that are not here: {some}",
+                      stacklevel=4)
     found = [what.get(k, what.get(p, '')) if ok else '' for k,p,ok in zip(photos.id, paths, photos.usable)]
     return pd.Series(found, photos.index, dtype=object)
 
@@ -189,9 +194,10 @@ def apply_decisions(
 def inspect_photos(
     photos:pd.DataFrame, # `file`, `label`, `split`, `problem`, `group`, from `photos_from_source`
     decisions:str|Path=None, # CSV of labels to change and photos to exclude, see `match_decisions`
-    examine:Callable=examine_all, near:Callable=near_pairs # What reads the files, and what finds copies; others may work on several machines
-) -> tuple: # `photos` with the facts of `examine`, `usable` and all groups; thumbnails of the usable ones, (n, 32, 32); pairs of copies
-    "Examine photos, apply decisions, and find copies; pairs have `one`, the larger, `two` (row positions) and `similarity`"
+    examine:Callable=examine_all, # What reads the files; another may work on several machines
+    near:Callable=near_pairs # What finds copies, likewise
+) -> tuple: # `photos` with `examine`'s facts, `usable` and all groups; thumbnails of usable ones, (n, 32, 32); pairs
+    "Examine photos, apply decisions, find copies; pairs have `one`, the larger, `two` (row positions) and `similarity`"
     photos, thumbs = _look(photos, examine)
     if decisions is not None:
         decided = apply_decisions(photos, match_decisions(photos, decisions))
@@ -225,9 +231,11 @@ def _split_at_random(
 def _kind(problem):
     "The kind of a `problem`, in a few words"
     if problem.startswith('not an image'): return 'not an image'
-    if problem in ('not in a class folder', 'listed twice', 'excluded', 'result of a training or sorting'): return problem
+    if problem in ('not in a class folder', 'listed twice', 'excluded', 'result of a training or sorting'):
+        return problem
     if not problem.startswith('damaged image'): return 'unreadable'
-    return 'truncated' if re.search('truncated|broken|premature|unexpected end|not enough', problem, re.I) else 'damaged'
+    return ('truncated' if re.search('truncated|broken|premature|unexpected end|not enough', problem, re.I)
+            else 'damaged')
 
 # %% ../nbs/05_check.ipynb #0cf4293c
 def _across_classes(photo, other):
@@ -252,7 +260,8 @@ def _tiny(photo, tiny):
     if min(photo.width, photo.height) < tiny: return f'{photo.width} x {photo.height} pixels'
 
 def _extreme_aspect(photo, aspect):
-    if max(photo.width, photo.height) > aspect*min(photo.width, photo.height): return f'{photo.width} x {photo.height} pixels'
+    if max(photo.width, photo.height) > aspect*min(photo.width, photo.height):
+        return f'{photo.width} x {photo.height} pixels'
 
 # %% ../nbs/05_check.ipynb #c287d8bc
 _formats = Image.registered_extensions()   # e.g. '.jpg': 'JPEG'
@@ -260,7 +269,8 @@ _formats = Image.registered_extensions()   # e.g. '.jpg': 'JPEG'
 def _wrong_extension(photo):
     ending = Path(photo.file).suffix
     plain = lambda o: 'JPEG' if o == 'MPO' else o
-    if ending and plain(_formats.get(ending.lower())) != plain(photo.format): return f'{photo.format} in a file named {ending}'
+    if ending and plain(_formats.get(ending.lower())) != plain(photo.format):
+        return f'{photo.format} in a file named {ending}'
 
 # %% ../nbs/05_check.ipynb #ae8e7ee0
 def _oddities(
@@ -318,10 +328,13 @@ def check_summary(
     "What `check_images` found, on one screen"
     fine = table[table.usable]
     listed = lambda o: ', '.join(f'{k} {n:,}' for k,n in o.value_counts().items())
-    lines = [f"{len(table):,} file{'s'*(len(table) != 1)}: {len(fine):,} can be used, {len(table) - len(fine):,} cannot", f"{listed(fine.label)} ({presented})"]
+    lines = [
+        f"{len(table):,} file{'s'*(len(table) != 1)}: {len(fine):,} can be used, {len(table) - len(fine):,} cannot",
+        f"{listed(fine.label)} ({presented})"]
     if len(fine):
         sizes = f"{fine.width.min()} x {fine.height.min()} to {fine.width.max()} x {fine.height.max()}"
-        lines.append(f"{listed(fine.format)}; {sizes}, half of them {fine.width.median():.0f} x {fine.height.median():.0f} pixels or more")
+        lines.append(f"{listed(fine.format)}; {sizes}, "
+                     f"half of them {fine.width.median():.0f} x {fine.height.median():.0f} pixels or more")
     counts = [table.attrs[o] for o in ('copies', 'torn', 'torn_at_random')]
     lines += [*_kind_lines(table), *_copies_line(*counts, has_split=(table.split != '').any())]
     return '\n'.join(lines).encode('utf-8', 'backslashreplace').decode()
@@ -331,7 +344,8 @@ def _warn_alike(labels):
     "Warn of classes whose names mean the same"
     names = pd.Series(sorted({*labels} - {''}), dtype=object)
     for _,same in names.groupby(names.map(class_meaning)):
-        if len(same) > 1: warnings.warn(f"the classes {' and '.join(same)} look like one: give them one name", stacklevel=3)
+        if len(same) > 1:
+            warnings.warn(f"the classes {' and '.join(same)} look like one: give them one name", stacklevel=3)
 
 # %% ../nbs/05_check.ipynb #bc067adc
 def _common_folder(files):
@@ -352,8 +366,10 @@ def find_oddities(
     base = _common_folder(photos.file)
     short = pd.Series([os.path.relpath(o, base) for o in photos.file], photos.index, dtype=object)
     table = photos.join(_list_oddities(photos.assign(file=short), thumbs, pairs, tiny, aspect))
-    table = table[['file', 'label', 'split', 'usable', 'problem', 'odd', 'detail', 'width', 'height', 'format', 'bytes', 'group', 'id']]
-    table.attrs.update(copies=len(pairs), torn=torn_pairs(table, pairs), torn_at_random=torn_pairs(_split_at_random(table), pairs))
+    table = table[['file', 'label', 'split', 'usable', 'problem', 'odd', 'detail',
+                   'width', 'height', 'format', 'bytes', 'group', 'id']]
+    table.attrs.update(copies=len(pairs), torn=torn_pairs(table, pairs),
+                       torn_at_random=torn_pairs(_split_at_random(table), pairs))
     if verbose: print(check_summary(table))
     return table
 

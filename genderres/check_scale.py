@@ -33,7 +33,8 @@ def _spread(
     rows = [dict(at=i, work=pickle.dumps(o)) for i,o in enumerate(work)]
     if not rows: return []
     with plain_data(ray):
-        done = ray.data.from_items(rows, override_num_blocks=min(len(rows), 1000)).map_batches(call, batch_size=1, num_cpus=.9).take_all()   # beside actors of a run that just failed
+        done = ray.data.from_items(rows, override_num_blocks=min(len(rows), 1000)).map_batches(
+            call, batch_size=1, num_cpus=.9).take_all()   # beside actors of a run that just failed
     return [pickle.loads(o['done']) for o in sorted(done, key=lambda o: o['at'])]
 
 # %% ../nbs/46_check_scale.ipynb #cs000012
@@ -53,7 +54,8 @@ def _examine_far(ray, options, files, size=64):
     found = [o for done in _spread(ray, partial(_examine, options=options), work) for o in done]
     for file,(facts,_) in zip(files, found):
         if facts['problem'] == 'no such file' and not is_address(file) and os.path.exists(file):
-            raise OSError(f"a node does not see {file}: put photos where all nodes see them, e.g. s3:// or a shared disk")
+            raise OSError(f"a node does not see {file}: put photos where all nodes see them, "
+                          "e.g. s3:// or a shared disk")
     return found
 
 # %% ../nbs/46_check_scale.ipynb #cs000021
@@ -65,7 +67,8 @@ def _compare(
     "The best partners of each photo of a block among all photos"
     import ray
     block = ray.get(blocks[i])
-    found = [find_in_block(block, ray.get(o), parts, i == j).assign(two=lambda t: t.two + j*size) for j,o in enumerate(blocks)]
+    found = [find_in_block(block, ray.get(o), parts, i == j).assign(two=lambda t: t.two + j*size)
+             for j,o in enumerate(blocks)]
     return best_partners(pd.concat(found, ignore_index=True).assign(one=lambda t: t.one + i*size))
 
 def _find_far(ray, thumbs, parts, size=4096):
@@ -94,9 +97,11 @@ class _Address(PurePosixPath):
 def _photos_in_store(address, options, **kwargs):
     "As `photos_from_folder`; `ValueError` for what is no folder, and for options of other sources"
     table = 'give a table with the columns file and label'
-    if said := [k for k,v in kwargs.items() if v is not None]: raise ValueError(f"{', '.join(said)}: not for a folder in a store: {table}")
+    if said := [k for k,v in kwargs.items() if v is not None]:
+        raise ValueError(f"{', '.join(said)}: not for a folder in a store: {table}")
     listed = list_photos(address, options)
-    if address.lower().endswith('.csv') or (listed['at'] != listed.file).any(): raise ValueError(f"{address} is no folder of photos: {table}")
+    if address.lower().endswith('.csv') or (listed['at'] != listed.file).any():
+        raise ValueError(f"{address} is no folder of photos: {table}")
     path = lambda o: PurePosixPath(o.partition('://')[2].strip('/'))
     inside = [path(o).relative_to(path(address)) for o in listed.file]
     folders = sorted({o for file in inside for o in file.parents[:-1]})
@@ -105,7 +110,7 @@ def _photos_in_store(address, options, **kwargs):
 # %% ../nbs/46_check_scale.ipynb #cs000031
 @delegates(photos_from_source)
 def check_dataset(
-    source:str|Path|pd.DataFrame, # Folder, address of one, or table of photos; on a shared disk or in a store, so that all nodes see them
+    source:str|Path|pd.DataFrame, # Folder, its address, or table; on a shared disk or in a store: all nodes see them
     address:str='local', # Of a Ray cluster, see `connected`
     storage_options:dict=None, # For fsspec, as in pandas
     tiny:int=64, aspect:float=3., verbose:bool=True, # As in `check_images`

@@ -41,7 +41,8 @@ def _build(state, facts, source):
     if facts['arch'] not in archs:
         raise ValueError(f"{source} has the architecture {facts['arch']!r}, which this version does not know")
     with torch.device('meta'):
-        model = build_network(archs[facts['arch']], len(facts['vocab']), None, facts.get('stem', 'normal'), facts.get('head', 'fastai'))
+        model = build_network(archs[facts['arch']], len(facts['vocab']), None,
+                              facts.get('stem', 'normal'), facts.get('head', 'fastai'))
     _check_tensors(model.state_dict(), state, facts, source)
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(False).eval()
@@ -141,17 +142,17 @@ def _check_answers(clf, interp, most=1e-3):
     probs = clf.predict(some['file'].tolist(), abstain=0., progress=False)[clf.vocab].values
     off = np.abs(probs - tempered(interp.preds[:len(some)], clf.facts['temperature'])).max()
     if not off < most:
-        raise ValueError(f"the classifier's probabilities differ from the learner's by up to {off:.2g}: its validation "
-                         "transforms are not those of gender_dls, or it was trained further after its answers were kept, "
-                         "in `interp` or for `calibration`")
+        raise ValueError(f"the classifier's probabilities differ from the learner's by up to {off:.2g}: "
+                         "its validation transforms are not those of gender_dls, "
+                         "or it was trained further after its answers were kept, in `interp` or for `calibration`")
 
 # %% ../nbs/31_classifier.ipynb #0e871cbc
 def _network_facts(learn):
     "What the network of a learner is, and which pixels it expects"
     size, norm = _find(learn.dls.valid.after_item, CropOrWhole).size, _find(learn.dls.valid.after_batch, Normalize)
     mean, std = ([round(i, 6) for i in o.flatten().tolist()] for o in (norm.mean, norm.std))
-    return dict(arch=learn.arch, stem=learn.stem, head=learn.head, vocab=[*map(str, learn.dls.vocab)], size=[size[1], size[0]],
-                mean=mean, std=std, faces=getattr(learn.dls, 'faces', 'no'))
+    return dict(arch=learn.arch, stem=learn.stem, head=learn.head, vocab=[*map(str, learn.dls.vocab)],
+                size=[size[1], size[0]], mean=mean, std=std, faces=getattr(learn.dls, 'faces', 'no'))
 
 # %% ../nbs/31_classifier.ipynb #f4d8ab38
 @patch
@@ -188,7 +189,8 @@ def save(self:GenderClassifier,
     if file.suffix != '.safetensors':
         raise ValueError(f"{file}: a classifier is saved under a name that ends in .safetensors")
     state = {k: v.cpu().contiguous() for k,v in self.model.state_dict().items()}
-    meta = dict(format='pt', genderres=json.dumps(self.facts, sort_keys=True), sha256=classifier_digest(state, self.facts))
+    meta = dict(format='pt', genderres=json.dumps(self.facts, sort_keys=True),
+                sha256=classifier_digest(state, self.facts))
     with write_whole(file, overwrite) as tmp: tmp.write_bytes(to_safetensors(state, meta))
     return file
 

@@ -46,10 +46,12 @@ def suspects(
     checked:pd.DataFrame=None # From `check_images`
 ) -> pd.DataFrame: # `file`, `label`, `suggestion`, `why`, `id`, `doubt` (0 to 1), `copied` (are there equal files?)
     "All photos that a person should look at, the likeliest wrong first; `ValueError` without any table, or for another"
-    if found is None and checked is None: 
+    if found is None and checked is None:
         raise ValueError("nothing to look at: give found, from review_labels, or checked, from check_images")
-    for name,o,column,maker in (('found', found, 'suggestion', 'review_labels'), ('checked', checked, 'odd', 'check_images')):
-        if o is not None and column not in o: raise ValueError(f"{name} has no column {column}: give the table from {maker}")
+    for name,o,column,maker in (('found', found, 'suggestion', 'review_labels'),
+                                ('checked', checked, 'odd', 'check_images')):
+        if o is not None and column not in o:
+            raise ValueError(f"{name} has no column {column}: give the table from {maker}")
     parts = [make(o) for make,o in ((_from_review, found), (_from_check, checked)) if o is not None]
     rows = pd.concat(parts, ignore_index=True)
     rows['file'] = pd.Series([os.path.abspath(o) for o in rows.file], dtype=object)   # any bytes
@@ -154,7 +156,7 @@ def _put(self:Cleaner, words, new=()):
     before = {k: r['decision'] for k,r in zip(keys, rows) if k in words}
     rows = [{**r, 'decision': words.get(k, r['decision'])} for k,r in zip(keys, rows)]
     seen = self._save(rows)
-    self._rows, self._keys, self._seen = rows, keys, seen   # in this order: an interrupt between them ends in `FileChanged`
+    self._rows, self._keys, self._seen = rows, keys, seen   # in this order: an interrupt halfway ends in `FileChanged`
     return before
 
 # %% ../nbs/27_clean.ipynb #cln00025

@@ -16,7 +16,8 @@ from typing import Annotated, Literal
 import typer
 
 # %% ../nbs/50_cli.ipynb #62a550a6
-app = typer.Typer(help="Two classes of portraits, a residual network, four epochs: train a classifier, evaluate it, use it.",
+app = typer.Typer(help="Two classes of portraits, a residual network, four epochs: "
+                       "train a classifier, evaluate it, use it.",
                   no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
                   context_settings=dict(help_option_names=['-h', '--help']),
                   epilog='Exit codes: 0 success, 1 failure, 2 usage error, 130 interrupted.')
@@ -37,7 +38,8 @@ _debug = False
 
 @app.callback()
 def _options(debug: Annotated[bool, typer.Option('--debug', help="Show the traceback of an error.")] = False,
-             show_version: Annotated[bool, typer.Option('--version', help="Print the version.", is_eager=True)] = False):
+             show_version: Annotated[bool, typer.Option('--version', help="Print the version.",
+                                                        is_eager=True)] = False):
     global _debug
     _debug = debug
     if show_version:
@@ -77,7 +79,8 @@ def _plainly(interrupted):
             with _to_stderr(): yield
         except (typer.Exit, typer.BadParameter): raise
         except KeyboardInterrupt:
-            for o in multiprocessing.active_children(): o.kill()   # the exit would wait for a worker that was interrupted while it started
+            # the exit would wait for a worker that was interrupted while it started
+            for o in multiprocessing.active_children(): o.kill()
             _stop(f'interrupted: {interrupted}', 130)
         except Exception as e:
             if _debug: raise
@@ -107,8 +110,8 @@ def _pairs(text):
     return dict(pairs)
 
 # %% ../nbs/50_cli.ipynb #5ef2b492
-_dir_help = ("Folder with a folder of photos for each class, or with train/, valid/ and test/ that hold these or lie in each of these; "
-             "or a CSV file.")
+_dir_help = ("Folder with a folder of photos for each class, or with train/, valid/ and test/ that hold these "
+             "or lie in each of these; or a CSV file.")
 Dir = Annotated[Path, typer.Argument(exists=True, help=_dir_help)]
 Json = Annotated[bool, typer.Option('--json', help="Print JSON, for programs.")]
 Overwrite = Annotated[bool, typer.Option('--overwrite', help="Overwrite existing files.")]
@@ -139,7 +142,7 @@ def _load(file, device=None):
 
 # %% ../nbs/50_cli.ipynb #c610e034
 def _classifier_first(paths, model):
-    "The classifier's file, or None for the one that comes with the package, and the photos; a usage error if one is missing"
+    "The classifier's file, or None for the one in the package, and the photos; a usage error if one is missing"
     if model is None and paths[0].suffix.lower() in ('.safetensors', '.onnx'): model, *paths = paths
     if model and not model.is_file(): raise typer.BadParameter(f"the classifier {model} does not exist")
     if not paths: raise typer.BadParameter(f"{model} is a classifier: name the photos after it")
@@ -161,7 +164,8 @@ def _count(n, what='photo'):
     return f"{n:,} {what}{'s'*(n != 1)}"
 
 # %% ../nbs/50_cli.ipynb #clipage1
-Page = Annotated[Path, typer.Option('--report', metavar='FILE', help="Write a page with figures and photos here (.html); it needs nothing else.")]
+Page = Annotated[Path, typer.Option('--report', metavar='FILE',
+    help="Write a page with figures and photos here (.html); it needs nothing else.")]
 def _check_page(file, overwrite):
     "A usage error if the page may not be written; plots need no window"
     if not file: return
@@ -189,14 +193,16 @@ def _listed(title, table, reason, most=3):
 # %% ../nbs/50_cli.ipynb #0e05ac2b
 @_verb('genderres check photos')
 def check(dir: Dir, report: Page = None, overwrite: Overwrite = False, as_json: Json = False):
-    "Read every photo and report oddities: damaged, tiny, blank, copies, copies filed under two labels. Nothing is changed."
+    ("Read every photo and report oddities: damaged, tiny, blank, copies, copies filed under two labels. "
+     "Nothing is changed.")
     _check_page(report, overwrite)
     from genderres.check import check_images, check_summary
     from genderres.page import check_sections
     table = check_images(dir, verbose=False)
     out, odd = table[~table.usable], table[table.usable & (table.odd != '')]
-    data = dict(files=len(table), usable=table[table.usable].label.value_counts().sort_index().to_dict(), copies=table.attrs,
-                left_out=_records(out[['file', 'label', 'problem']]), odd=_records(odd[['file', 'label', 'odd', 'detail']]))
+    data = dict(files=len(table), usable=table[table.usable].label.value_counts().sort_index().to_dict(),
+                copies=table.attrs, left_out=_records(out[['file', 'label', 'problem']]),
+                odd=_records(odd[['file', 'label', 'odd', 'detail']]))
     said = _write_page(report, f'Check of {dir.resolve().name}', lambda: check_sections(table), overwrite)
     return data, (f'{dir}: {check_summary(table)}' + _listed('cannot be used, and left where they are', out, 'problem')
                   + _listed('odd, and used', odd, 'detail') + said)
@@ -207,7 +213,8 @@ def _keep_apart(dir, output):
     photos, results = dir.resolve(), output.with_suffix('').resolve()
     if not dir.is_dir() or not results.is_relative_to(photos): return
     name = output.name if results.name != photos.name else f'{photos.name}-classifier.safetensors'
-    raise typer.BadParameter(f"{output}: its plots and tables would go into the folder of the photos, {dir}, and be taken for a class. "
+    raise typer.BadParameter(f"{output}: its plots and tables would go into the folder of the photos, {dir}, "
+                             "and be taken for a class. "
                              f"Choose a name outside it, e.g. -o {os.path.relpath(photos.parent/name)}")
 
 # %% ../nbs/50_cli.ipynb #b6b49b14
@@ -217,15 +224,16 @@ def _check_results(folder, overwrite=True):
     try: check_results(folder)
     except OSError as e: raise typer.BadParameter(str(e)) from e
     if folder.exists() and not overwrite:
-        raise typer.BadParameter(f"{folder} exists, where plots and tables would go: choose another name, or say --overwrite")
+        raise typer.BadParameter(f"{folder} exists, where plots and tables would go: "
+                                 "choose another name, or say --overwrite")
 
 # %% ../nbs/50_cli.ipynb #43ca9366
 def _check_classes(vocab):
     "`ValueError` if a class has a name that the answers use for something else"
     from genderres.predict import unsure
     if bad := [o for o in map(str, vocab) if o.lower() in ('file', 'label', 'problem', unsure)]:
-        raise ValueError(f"a class cannot be named {' or '.join(bad)}: the answers have a column or a word of that name. "
-                         "Rename the folder or the label")
+        raise ValueError(f"a class cannot be named {' or '.join(bad)}: "
+                         "the answers have a column or a word of that name. Rename the folder or the label")
 
 # %% ../nbs/50_cli.ipynb #91d1f1b4
 def _write_run(
@@ -271,7 +279,8 @@ def _train_together(processes, make_dls, finish, checkpoint, options):
     "Train in new processes, or in those that a launcher such as accelerate started; only one of them says anything"
     from genderres.distributed import distributed_experiment, in_processes
     args = make_dls, finish, checkpoint
-    if int(os.environ.get('WORLD_SIZE', 1)) == 1: return in_processes(processes, distributed_experiment, *args, **options)
+    if int(os.environ.get('WORLD_SIZE', 1)) == 1:
+        return in_processes(processes, distributed_experiment, *args, **options)
     res = distributed_experiment(*args, **options)
     if res is None: raise typer.Exit()
     return res
@@ -281,25 +290,31 @@ def _train_together(processes, make_dls, finish, checkpoint, options):
 def train(
     dir: Dir,
     output: Annotated[Path, typer.Option('-o', '--output',
-        help="Classifier to write, .safetensors. Plots, tables and report.html go into a folder of the same name without the ending.")],
+        help="Classifier to write, .safetensors. "
+             "Plots, tables and report.html go into a folder of the same name without the ending.")],
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of one-cycle training.")] = 4,
     size: Annotated[int, typer.Option(min=16, max=4096, help="Height and width the network sees, in pixels.")] = 224,
-    batch_size: Annotated[int, typer.Option(min=2, help="Photos in a batch. Default: 64, fewer where photos are few.")] = None,
-    arch: Annotated[str, typer.Option(help="Network: a ResNet of torchvision, plain34 or tf_efficientnet_lite0.")] = 'resnet34',
+    batch_size: Annotated[int, typer.Option(min=2,
+        help="Photos in a batch. Default: 64, fewer where photos are few.")] = None,
+    arch: Annotated[str, typer.Option(
+        help="Network: a ResNet of torchvision, plain34 or tf_efficientnet_lite0.")] = 'resnet34',
     weights: Annotated[str, typer.Option(
-        help="Pretrained body: portrait, lite0, a name that torchvision knows for the network, e.g. DEFAULT (downloaded once), "
-             "a .safetensors file, or none. Default: the one that needs no download, portrait for resnet34 and lite0 for "
-             "tf_efficientnet_lite0; none for others.")] = None,
+        help="Pretrained body: portrait, lite0, a name that torchvision knows for the network, e.g. DEFAULT "
+             "(downloaded once), a .safetensors file, or none. Default: the one that needs no download, "
+             "portrait for resnet34 and lite0 for tf_efficientnet_lite0; none for others.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split, the weights and the batches.")] = 42,
     split: Annotated[str, typer.Option(
-        help="grouped: copies of a photo stay on one side; random: the paper's; or a split.csv of an earlier training.")] = 'grouped',
+        help="grouped: copies of a photo stay on one side; random: the paper's; "
+             "or a split.csv of an earlier training.")] = 'grouped',
     decisions: Annotated[Path, typer.Option(
         help="CSV of labels to change and photos to exclude, with columns file or id, and decision.")] = None,
     classes: Classes = None,
     faces: Annotated[Literal['no', 'largest', 'only'], typer.Option(
-        help="What the network sees. no: the whole photo; largest: its largest face, or the whole photo where none is found; "
-             "only: as largest, and photos without a face are left out. The classifier does the same with the photos it gets. Needs the extra faces.")] = 'no',
-    processes: Annotated[int, typer.Option(min=1, help="Train on so many processes of this machine, e.g. one for each GPU. Needs the extra accelerate.")] = 1,
+        help="What the network sees. no: the whole photo; largest: its largest face, or the whole photo where none is "
+             "found; only: as largest, and photos without a face are left out. "
+             "The classifier does the same with the photos it gets. Needs the extra faces.")] = 'no',
+    processes: Annotated[int, typer.Option(min=1,
+        help="Train on so many processes of this machine, e.g. one for each GPU. Needs the extra accelerate.")] = 1,
     licence: Annotated[str, typer.Option(help="Licence of the classifier; stored in its file.")] = 'not stated',
     overwrite: Overwrite = False, as_json: Json = False):
     "Train a 34-layer residual network, evaluate it on photos it has not seen, and write a classifier."
@@ -309,10 +324,13 @@ def train(
     import matplotlib
     matplotlib.use('agg')
     weights = weights or dict(resnet34='portrait', tf_efficientnet_lite0='lite0').get(arch, 'none')
-    options = dict(epochs=epochs, arch=arch, weights=None if weights.lower() == 'none' else weights, seed=seed, rapid=True)
-    make_dls = functools.partial(_train_dls, dir, size=size, bs=batch_size, seed=seed, split=split, decisions=decisions, classes=classes, faces=faces)
+    options = dict(epochs=epochs, arch=arch, weights=None if weights.lower() == 'none' else weights,
+                   seed=seed, rapid=True)
+    make_dls = functools.partial(_train_dls, dir, size=size, bs=batch_size, seed=seed, split=split,
+                                 decisions=decisions, classes=classes, faces=faces)
     finish = functools.partial(_finish_training, licence, output, overwrite)
-    if processes > 1 or int(os.environ.get('WORLD_SIZE', 1)) > 1: return _train_together(processes, make_dls, finish, output.with_suffix('.part'), options)
+    if processes > 1 or int(os.environ.get('WORLD_SIZE', 1)) > 1:
+        return _train_together(processes, make_dls, finish, output.with_suffix('.part'), options)
     from genderres.experiment import run_experiment
     return finish(run_experiment(make_dls(), **options))
 
@@ -331,7 +349,8 @@ def evaluate(
     model: Annotated[Path, typer.Argument(exists=True,
         help="Classifier: a .safetensors or .onnx file. Without it, the one that comes with the package.")],
     dir: Annotated[Path, typer.Argument(exists=True, help=_dir_help)] = None,
-    part: Annotated[str, typer.Option(help="train, valid or test, where there is a split; default: test, or else valid.")] = None,
+    part: Annotated[str, typer.Option(
+        help="train, valid or test, where there is a split; default: test, or else valid.")] = None,
     classes: Classes = None, batch_size: Batch = 64, report: Page = None,
     overwrite: Overwrite = False, as_json: Json = False):
     "Compare a classifier with labels: figures with intervals, calibration. Photos it was trained on are left out."
@@ -354,18 +373,23 @@ def evaluate(
 def audit(
     answers: Annotated[Path, typer.Argument(exists=True, dir_okay=False,
         help="Answers of any classifier, .csv or .parquet: a row for each photo, with a word or probabilities.")],
-    labels: Annotated[Path, typer.Argument(exists=True, help="The labels: a table, or a folder with a folder of photos for each class.")],
-    by: Annotated[list[str], typer.Option(help="Column of the labels to compare groups by; may be given more than once.")] = None,
+    labels: Annotated[Path, typer.Argument(exists=True,
+        help="The labels: a table, or a folder with a folder of photos for each class.")],
+    by: Annotated[list[str], typer.Option(
+        help="Column of the labels to compare groups by; may be given more than once.")] = None,
     classes: Classes = None,
     columns: Annotated[dict, typer.Option(parser=_pairs, metavar='WHAT=COLUMN,...',
-        help="Columns of the answers that are not found: file, label, probability, or a class, e.g. label=answer,men=p1.")] = None,
-    part: Annotated[str, typer.Option(help="train, valid or test, where the labels have a split; default: test, or else valid.")] = None,
+        help="Columns of the answers that are not found: "
+             "file, label, probability, or a class, e.g. label=answer,men=p1.")] = None,
+    part: Annotated[str, typer.Option(
+        help="train, valid or test, where the labels have a split; default: test, or else valid.")] = None,
     report: Page = None, overwrite: Overwrite = False, as_json: Json = False):
     "Judge any classifier by a table of its answers: figures with intervals, calibration, groups."
     _check_page(report, overwrite)
     from genderres.audit import audit
     res = audit(answers, labels, by or (), classes, part, columns)
-    said = _write_page(report, f'Audit of {answers.name}', lambda: res.sections(labels if labels.is_dir() else labels.parent), overwrite)
+    said = _write_page(report, f'Audit of {answers.name}',
+                       lambda: res.sections(labels if labels.is_dir() else labels.parent), overwrite)
     return _audit_data(res), f'On {_count(len(res.used))}:\n{res}{said}'
 
 # %% ../nbs/50_cli.ipynb #e6ffa020
@@ -377,7 +401,8 @@ def _rapid(clf, paths, batch_size):
         from genderres.classifier import GenderClassifier
         clf = GenderClassifier.ready('cpu')
     if not hasattr(clf, 'to_rapid'):
-        raise typer.BadParameter('--rapid is for .safetensors files: an .onnx file has its precision, see `genderres export --int8`')
+        raise typer.BadParameter('--rapid is for .safetensors files: '
+                                 'an .onnx file has its precision, see `genderres export --int8`')
     return clf.to_rapid(expand_inputs(paths)[1], batch_size=batch_size)
 
 # %% ../nbs/50_cli.ipynb #7019db08
@@ -409,7 +434,8 @@ def _predict_sorted(clf, paths, folder, copy, batch_size, abstain):
     from genderres.sort import predict_sorted
     table = predict_sorted(clf, paths, folder, copy, batch_size, abstain)
     return _counted(table.label.value_counts(), folder/'manifest.csv',
-                    f"{'Copies of' if copy else 'Links to'} the photos are in {folder}; manifest.csv there has the answers")
+                    f"{'Copies of' if copy else 'Links to'} the photos are in {folder}; "
+                    "manifest.csv there has the answers")
 
 # %% ../nbs/50_cli.ipynb #raycli1
 def _address(path):
@@ -419,10 +445,13 @@ def _address(path):
 # %% ../nbs/50_cli.ipynb #raycli4
 def _predict_dataset(address, model, paths, output, batch_size, abstain, classes, faces, overwrite, *others):
     "Predict on a Ray cluster"
-    if not output or any(others): raise typer.BadParameter('--ray needs -o, a folder or an address, and goes without --sort-into, --rapid and --device')
+    if not output or any(others):
+        raise typer.BadParameter('--ray needs -o, a folder or an address, '
+                                 'and goes without --sort-into, --rapid and --device')
     from genderres.scale import predict_dataset
     output = _address(output)
-    counts = predict_dataset(model, [*map(_address, paths)], output, address, batch_size, abstain, classes, faces, overwrite=overwrite)
+    counts = predict_dataset(model, [*map(_address, paths)], output, address, batch_size,
+                             abstain, classes, faces, overwrite=overwrite)
     return _counted(counts, output, f'The answers are in {output}')
 
 # %% ../nbs/50_cli.ipynb #14d4826f
@@ -436,20 +465,25 @@ def predict(
     output: Annotated[Path, typer.Option('-o', '--output',
         help="Write the answers here (.csv, .parquet); after an interruption the same command continues.")] = None,
     sort_into: Annotated[Path, typer.Option('--sort-into',
-        help="Sort the photos into this new folder: links to them in a folder for each answer, for unsure and for problem, "
-             "and manifest.csv. The photos stay as they are; after an interruption the same command continues.")] = None,
+        help="Sort the photos into this new folder: links to them in a folder for each answer, for unsure "
+             "and for problem, and manifest.csv. "
+             "The photos stay as they are; after an interruption the same command continues.")] = None,
     copy: Annotated[bool, typer.Option('--copy', help="With --sort-into: copies instead of links.")] = False,
     abstain: Annotated[float, typer.Option(min=0, max=1,
         help="Below this probability the answer is 'unsure'; default: what the classifier says.")] = None,
     rapid: Annotated[bool, typer.Option('--rapid',
-        help="In half precision, and compiled, where that is faster on this machine; probabilities may differ by a hundredth or two.")] = False,
+        help="In half precision, and compiled, where that is faster on this machine; "
+             "probabilities may differ by a hundredth or two.")] = False,
     faces: Annotated[Literal['no', 'largest', 'only'], typer.Option(
         help="What is judged. no: the whole photo; largest: its largest face, or the whole photo where none is found; "
-             "only: as largest, and where none is found there is no answer. Default: as the classifier was trained.")] = None,
+             "only: as largest, and where none is found there is no answer. "
+             "Default: as the classifier was trained.")] = None,
     ray: Annotated[str, typer.Option('--ray', metavar='ADDRESS',
-        help="Predict on a Ray cluster: its host:port, auto for the one that this machine belongs to, or local. Photos and -o, then a folder of "
-             "Parquet files, may be addresses such as s3://photos/. Needs the extra ray.")] = None,
-    classes: Classes = None, batch_size: Batch = 64, device: Device = None, overwrite: Overwrite = False, as_json: Json = False):
+        help="Predict on a Ray cluster: its host:port, auto for the one that this machine belongs to, or local. "
+             "Photos and -o, then a folder of Parquet files, may be addresses such as s3://photos/. "
+             "Needs the extra ray.")] = None,
+    classes: Classes = None, batch_size: Batch = 64, device: Device = None,
+    overwrite: Overwrite = False, as_json: Json = False):
     "Classify photos: a row for each, with the reason where one cannot be read."
     from genderres.photos import presented
     _check_sorting(sort_into, copy, output, overwrite)
@@ -459,12 +493,15 @@ def predict(
     if rapid and not ray: clf = _rapid(clf, paths, batch_size)
     if faces: clf = clf.with_faces(faces)
     if classes: clf = clf.renamed(classes)
-    if ray: data, text, any_read = _predict_dataset(ray, model, paths, output, batch_size, abstain, classes, faces, overwrite, sort_into, rapid, device)
+    if ray:
+        data, text, any_read = _predict_dataset(ray, model, paths, output, batch_size, abstain, classes, faces,
+                                                overwrite, sort_into, rapid, device)
     elif output: data, text, any_read = _predict_to_file(clf, paths, output, batch_size, abstain, overwrite)
     elif sort_into: data, text, any_read = _predict_sorted(clf, paths, sort_into, copy, batch_size, abstain)
     else:
         table = clf.predict(paths, batch_size, abstain)
-        data, text, any_read = _records(table), table.round(3).to_string(index=False, na_rep=''), (table.label != '').any()
+        data, text, any_read = (_records(table), table.round(3).to_string(index=False, na_rep=''),
+                                (table.label != '').any())
     if any_read: return data, f'{text}\n({presented})'
     _echo(text, err=True)
     _stop('none of these photos has an answer', 1)
@@ -482,12 +519,15 @@ def _video_source(paths, camera):
     "What frames come from, or None if there are only photos; a usage error if it is not clear"
     if camera is not None and paths: raise typer.BadParameter(f'--camera stands alone: leave out {paths[0]}')
     if camera is not None and not camera.isdecimal() and '://' not in camera:
-        raise typer.BadParameter(f"--camera {camera}: give a number, from 0, or an address, e.g. rtsp://192.168.1.20/live")
+        raise typer.BadParameter(f"--camera {camera}: give a number, from 0, or an address, "
+                                 "e.g. rtsp://192.168.1.20/live")
     if camera is not None: return int(camera) if camera.isdecimal() else camera
     if far := [str(o).replace(':/', '://', 1) for o in paths if re.match(r'\w{3,}:/', str(o))]:
-        raise typer.BadParameter(f'{far[0]}: a photo at an address is not fetched. If it is a video or a camera, say --camera {far[0]}')
+        raise typer.BadParameter(f'{far[0]}: a photo at an address is not fetched. '
+                                 f'If it is a video or a camera, say --camera {far[0]}')
     videos = [o for o in paths if _is_video(o)]
-    if videos and len(paths) > 1: raise typer.BadParameter(f'{videos[0]} is a video, and stands alone: leave out the rest')
+    if videos and len(paths) > 1:
+        raise typer.BadParameter(f'{videos[0]} is a video, and stands alone: leave out the rest')
     return videos[0] if videos else None
 
 # %% ../nbs/50_cli.ipynb #013bf7cf
@@ -507,7 +547,8 @@ def _count_video(clf, source, line, seconds, every, abstain, threshold, output, 
     "Count the people in a video"
     from genderres.video import count_video
     for o in ('SIGTERM', 'SIGHUP'):   # whoever stops a camera, or closes its terminal, keeps what was counted
-        if hasattr(signal, o) and threading.current_thread() is threading.main_thread(): signal.signal(getattr(signal, o), signal.default_int_handler)
+        if hasattr(signal, o) and threading.current_thread() is threading.main_thread():
+            signal.signal(getattr(signal, o), signal.default_int_handler)
     res = count_video(source, clf, line and line.split(','), every, threshold, abstain, seconds, output, overwrite)
     said = _write_video(res, output, minutes, plot, overwrite)
     text = '\n'.join([str(res), *said])
@@ -521,7 +562,8 @@ def _count_video(clf, source, line, seconds, every, abstain, threshold, output, 
 # %% ../nbs/50_cli.ipynb #15f0bda7
 def _people_data(res, output):
     "A count of people for programs; without an output also its rows"
-    data = dict(photos=len(res.photos), people=len(res.people), totals=res.totals.to_dict('index'), unsure=int(res.photos.unsure.sum()), small=res.small,
+    data = dict(photos=len(res.photos), people=len(res.people), totals=res.totals.to_dict('index'),
+                unsure=int(res.photos.unsure.sum()), small=res.small,
                 problems=res.photos.problem[res.photos.problem != ''].value_counts().to_dict())
     if output: return dict(**data, output=str(output))
     return dict(**data, rows=dict(people=_records(res.people), photos=_records(res.photos)))
@@ -530,22 +572,27 @@ def _people_data(res, output):
 @_verb('genderres count party/ -o people.csv --pictures boxes --blur',
        'with -o, what was counted is kept: the same command continues there')
 def count(
-    paths: Annotated[list[Path], typer.Argument(help="Photos, and folders of photos at any depth; or one video.")] = None,
+    paths: Annotated[list[Path], typer.Argument(
+        help="Photos, and folders of photos at any depth; or one video.")] = None,
     model: Annotated[Path, typer.Option('--model',
         help="Classifier: a .safetensors or .onnx file, which may also come before the photos. "
              "Default: the one that comes with the package.")] = None,
     output: Annotated[Path, typer.Option('-o', '--output',
-        help="Write a row for each person here (.csv, .parquet). Of photos, a row for each goes into a second file beside it, "
-             "and after an interruption the same command continues. Of a video, the people so far are kept beside it once a minute.")] = None,
+        help="Write a row for each person here (.csv, .parquet). Of photos, a row for each goes into a second file "
+             "beside it, and after an interruption the same command continues. "
+             "Of a video, the people so far are kept beside it once a minute.")] = None,
     pictures: Annotated[Path, typer.Option('--pictures',
-        help="Put copies of the photos with a box around each face into this new folder. The photos stay as they are.")] = None,
+        help="Put copies of the photos with a box around each face into this new folder. "
+             "The photos stay as they are.")] = None,
     blur: Annotated[bool, typer.Option('--blur', help="With --pictures: make faces unrecognisable.")] = False,
     camera: Annotated[str, typer.Option('--camera', metavar='NUMBER',
-        help="Count before this camera, from 0, or at this address, e.g. rtsp://192.168.1.20/live, until Ctrl-C.")] = None,
+        help="Count before this camera, from 0, or at this address, e.g. rtsp://192.168.1.20/live, "
+             "until Ctrl-C.")] = None,
     line: Annotated[str, typer.Option('--line', metavar='X0,Y0,X1,Y1',
-        help="A line across the video, in shares of its width and height: who comes over it to its right-hand side goes in, "
-             "others go out. E.g. 0,.5,1,.5: down over the middle is in.")] = None,
-    minutes: Annotated[Path, typer.Option('--minutes', help="Write how many people come in each minute of a video here (.csv, .parquet).")] = None,
+        help="A line across the video, in shares of its width and height: who comes over it to its right-hand side "
+             "goes in, others go out. E.g. 0,.5,1,.5: down over the middle is in.")] = None,
+    minutes: Annotated[Path, typer.Option('--minutes',
+        help="Write how many people come in each minute of a video here (.csv, .parquet).")] = None,
     plot: Annotated[Path, typer.Option('--plot', help="Plot the minutes here (.png, .svg, .pdf).")] = None,
     seconds: Annotated[float, typer.Option('--seconds', min=.1, help="Stop after so many seconds of video.")] = None,
     every: Annotated[float, typer.Option('--every', min=0, max=10,
@@ -554,20 +601,25 @@ def count(
         help="Below this probability a person is 'unsure'; default: what the classifier says.")] = None,
     threshold: Annotated[float, typer.Option(min=.01, max=.99, help="Least score of a face; higher finds fewer.")] = .4,
     classes: Classes = None, device: Device = None, overwrite: Overwrite = False, as_json: Json = False):
-    "Count the people in photos, or in a video or before a camera, each once: how many there are of each class, in spite of errors."
+    ("Count the people in photos, or in a video or before a camera, each once: "
+     "how many there are of each class, in spite of errors.")
     if blur and not pictures: raise typer.BadParameter('--blur goes with --pictures')
     if output: _check_output(output, overwrite, '.csv', '.parquet')
     if minutes: _check_output(minutes, overwrite, '.csv', '.parquet')
     if plot: _check_output(plot, overwrite, '.png', '.svg', '.pdf')
-    if output and minutes and output.resolve() == minutes.resolve(): raise typer.BadParameter(f'-o and --minutes are the same file, {output}: give each its own')
+    if output and minutes and output.resolve() == minutes.resolve():
+        raise typer.BadParameter(f'-o and --minutes are the same file, {output}: give each its own')
     if not paths and camera is None: raise typer.BadParameter('name photos or a video, or say --camera 0')
     if paths: model, paths = _classifier_first(paths, model)
     source = _video_source(paths or [], camera)
-    if source is not None and pictures: raise typer.BadParameter('--pictures is for photos: no frame of a video is kept')
-    if source is None and (line or minutes or plot or seconds): raise typer.BadParameter('--line, --minutes, --plot and --seconds are for a video or --camera')
+    if source is not None and pictures:
+        raise typer.BadParameter('--pictures is for photos: no frame of a video is kept')
+    if source is None and (line or minutes or plot or seconds):
+        raise typer.BadParameter('--line, --minutes, --plot and --seconds are for a video or --camera')
     clf = _load(model, device)
     if classes: clf = clf.renamed(classes)
-    if source is not None: return _count_video(clf, source, line, seconds, every, abstain, threshold, output, minutes, plot, overwrite)
+    if source is not None:
+        return _count_video(clf, source, line, seconds, every, abstain, threshold, output, minutes, plot, overwrite)
     from genderres.count import count_people
     res = count_people(paths, clf, abstain, threshold, output, pictures, blur, overwrite=overwrite)
     said = [f'The people are in {output}, the photos in {output.with_stem(output.stem + "-photos")}'] if output else []
@@ -579,34 +631,42 @@ def count(
 # %% ../nbs/50_cli.ipynb #58826668
 def _export_text(data):
     "What was exported, and how far the two forms agree"
-    text = (f"{data['output']}, {data['megabytes']} MB\nOn {_count(data['photos'])}: the same label for {data['same_label']}, "
+    text = (f"{data['output']}, {data['megabytes']} MB\n"
+            f"On {_count(data['photos'])}: the same label for {data['same_label']}, "
             f"probabilities differ by at most {data['largest_difference']:.1e}")
     if not data['int8']: return text
-    return text + "\nOn {photos} photos it was not trained on: {right_int8} right, {right_float} before".format(**data['int8'])
+    return text + ("\nOn {photos} photos it was not trained on: "
+                   "{right_int8} right, {right_float} before").format(**data['int8'])
 
 # %% ../nbs/50_cli.ipynb #ff8be7e4
 @_verb('genderres export mine.safetensors -o mine.onnx --photos photos')
 def export(model: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Classifier: a .safetensors file.")],
     output: Annotated[Path, typer.Option('-o', '--output', help="File to write, .onnx.")],
-    photos: Annotated[Path, typer.Option(exists=True, help="Photos to compare the two forms on; default: 32 drawn portraits.")] = None,
+    photos: Annotated[Path, typer.Option(exists=True,
+        help="Photos to compare the two forms on; default: 32 drawn portraits.")] = None,
     int8: Annotated[bool, typer.Option('--int8',
-        help="Eight-bit integers, unless that costs half a point of accuracy or more; --photos are then the labelled photos "
-             "it was trained on.")] = False,
+        help="Eight-bit integers, unless that costs half a point of accuracy or more; "
+             "--photos are then the labelled photos it was trained on.")] = False,
     pixels: Annotated[bool, typer.Option('--pixels',
-        help="Take RGB bytes of any height and width, and give class names: nothing but onnxruntime is needed then.")] = False,
+        help="Take RGB bytes of any height and width, and give class names: "
+             "nothing but onnxruntime is needed then.")] = False,
     overwrite: Overwrite = False, as_json: Json = False):
     "Write a classifier as ONNX, for use without PyTorch, and compare its answers."
-    if model.suffix.lower() == '.onnx': raise typer.BadParameter(f"{model} is ONNX already: export the .safetensors file that it was made from")
+    if model.suffix.lower() == '.onnx':
+        raise typer.BadParameter(f"{model} is ONNX already: export the .safetensors file that it was made from")
     _check_output(output, overwrite, '.onnx')
-    if int8 and not photos: raise typer.BadParameter('--int8 needs --photos: the labelled photos that the classifier was trained on')
+    if int8 and not photos:
+        raise typer.BadParameter('--int8 needs --photos: the labelled photos that the classifier was trained on')
     import numpy as np
     from genderres.classifier import GenderClassifier
     from genderres.export import compare
     from genderres.portraits import draw_portrait
     clf = GenderClassifier.load(model)
-    new = clf.to_int8(output, photos, overwrite=overwrite, pixels=pixels) if int8 else clf.to_onnx(output, overwrite, pixels)
+    new = (clf.to_int8(output, photos, overwrite=overwrite, pixels=pixels) if int8
+           else clf.to_onnx(output, overwrite, pixels))
     data = compare(clf, new, photos or [draw_portrait('men', np.random.default_rng(i)) for i in range(32)])
-    data.update(output=str(output), megabytes=round(output.stat().st_size/1e6, 1), int8=new.facts['trained'].get('int8'))
+    data.update(output=str(output), megabytes=round(output.stat().st_size/1e6, 1),
+                int8=new.facts['trained'].get('int8'))
     return data, _export_text(data)
 
 # %% ../nbs/50_cli.ipynb #68cfaa9e
@@ -617,7 +677,8 @@ def _lines(facts, indent=0):
             yield f"{'  '*indent}{k}"
             yield from _lines(v, indent+1)
         else:
-            if isinstance(v, dict): v = ', '.join(f'{a} {round(b, 4) if isinstance(b, float) else b}' for a,b in v.items())
+            if isinstance(v, dict):
+                v = ', '.join(f'{a} {round(b, 4) if isinstance(b, float) else b}' for a,b in v.items())
             yield f"{'  '*indent}{k:<20}{v}"
 
 # %% ../nbs/50_cli.ipynb #548ed15a
@@ -628,7 +689,8 @@ def info(
     as_json: Json = False):
     "Facts about a classifier: classes, size, training, scores."
     facts = _load(model).facts
-    facts = {k: facts[k] for k in ('vocab', 'arch', 'size', 'faces', 'mean', 'std', 'temperature', 'abstain', 'format', 'trained') if k in facts}
+    facts = {k: facts[k] for k in ('vocab', 'arch', 'size', 'faces', 'mean', 'std',
+                                   'temperature', 'abstain', 'format', 'trained') if k in facts}
     return facts, '\n'.join(_lines(facts))
 
 # %% ../nbs/50_cli.ipynb #appverb1
@@ -636,31 +698,41 @@ def info(
 def page(
     model: Annotated[Path, typer.Option('--model', exists=True, dir_okay=False,
         help="Classifier: a .safetensors or .onnx file. Default: the one that comes with the package.")] = None,
-    photos: Annotated[Path, typer.Option('--photos', exists=True, file_okay=False, help="Folder of labelled photos, to evaluate on and to clean.")] = None,
-    decisions: Annotated[Path, typer.Option('--decisions', help="CSV that decisions about these photos go into; continued if it exists.")] = None,
-    host: Annotated[str, typer.Option('--host', help="Address to listen on. All but this machine's own need a password, in the variable GENDERRES_PASSWORD.")] = '127.0.0.1',
-    port: Annotated[int, typer.Option('--port', min=1, max=65535, help="Default: the first that is free from 7860.")] = None,
+    photos: Annotated[Path, typer.Option('--photos', exists=True, file_okay=False,
+        help="Folder of labelled photos, to evaluate on and to clean.")] = None,
+    decisions: Annotated[Path, typer.Option('--decisions',
+        help="CSV that decisions about these photos go into; continued if it exists.")] = None,
+    host: Annotated[str, typer.Option('--host',
+        help="Address to listen on. "
+             "All but this machine's own need a password, in the variable GENDERRES_PASSWORD.")] = '127.0.0.1',
+    port: Annotated[int, typer.Option('--port', min=1, max=65535,
+        help="Default: the first that is free from 7860.")] = None,
     device: Device = None):
-    "Open a page in the browser: try the classifier, count people, evaluate, clean labels. Needs the extra app; nothing leaves this machine."
+    ("Open a page in the browser: try the classifier, count people, evaluate, clean labels. "
+     "Needs the extra app; nothing leaves this machine.")
     for o in ('SIGTERM', 'SIGHUP'):   # uploads go, however the page ends
-        if hasattr(signal, o) and threading.current_thread() is threading.main_thread(): signal.signal(getattr(signal, o), signal.default_int_handler)
+        if hasattr(signal, o) and threading.current_thread() is threading.main_thread():
+            signal.signal(getattr(signal, o), signal.default_int_handler)
     with _plainly('the page was not opened'):
         from genderres.app import open_app
         warnings.simplefilter('ignore', ResourceWarning)   # Gradio's progress opens files that it does not close
-        with open_app(_load(model, device), photos, decisions, host, port, os.environ.get('GENDERRES_PASSWORD')) as address:
+        with open_app(_load(model, device), photos, decisions, host, port,
+                      os.environ.get('GENDERRES_PASSWORD')) as address:
             _echo(f'The page is at {address}, until Ctrl-C', err=True)
             with contextlib.suppress(KeyboardInterrupt): threading.Event().wait()
 
 # %% ../nbs/50_cli.ipynb #341ea8a0
 @_verb('genderres demo')
-def demo(out: Annotated[Path, typer.Argument(help="Folder for plots and tables.")] = Path('demo'), as_json: Json = False):
+def demo(out: Annotated[Path, typer.Argument(help="Folder for plots and tables.")] = Path('demo'),
+         as_json: Json = False):
     "Draw portraits, train for four epochs, show where the network errs."
     _check_results(out)
     import matplotlib
     matplotlib.use('agg')
     from genderres.experiment import demo
     scores = demo(out)
-    return _score_data(scores), f"{scores.right['accuracy']} of {scores.n['accuracy']} portraits right; plots and tables are in {out}; look at report.html there first"
+    return _score_data(scores), (f"{scores.right['accuracy']} of {scores.n['accuracy']} portraits right; "
+                                 f"plots and tables are in {out}; look at report.html there first")
 
 # %% ../nbs/50_cli.ipynb #192ec058
 def main():

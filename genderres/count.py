@@ -112,9 +112,11 @@ def estimate_counts(
     return pd.DataFrame(dict(estimate=counts.mean(0), low=low, high=high))
 
 # %% ../nbs/37_count.ipynb #fd6db605
-_starts = {0: (b'\x1aE\xdf\xa3', b'\0\0\1\xba', b'\0\0\1\xb3', b'0&\xb2u\x8ef\xcf\x11', b'FLV', b'OggS'),   # Matroska and WebM, MPEG, WMV, FLV, Ogg
-           4: (b'ftyp', b'moov', b'mdat', b'wide', b'free'), 8: (b'AVI ',)}                                # MP4 and QuickTime, AVI
-_pictures = b'heic', b'heix', b'heif', b'mif1', b'msf1', b'hevc', b'avif', b'avis', b'crx '   # what else begins with ftyp
+_starts = {0: (b'\x1aE\xdf\xa3', b'\0\0\1\xba', b'\0\0\1\xb3',   # Matroska and WebM, MPEG,
+               b'0&\xb2u\x8ef\xcf\x11', b'FLV', b'OggS'),        # WMV, FLV, Ogg
+           4: (b'ftyp', b'moov', b'mdat', b'wide', b'free'),     # MP4 and QuickTime
+           8: (b'AVI ',)}                                        # AVI
+_pictures = b'heic', b'heix', b'heif', b'mif1', b'msf1', b'hevc', b'avif', b'avis', b'crx '   # also begin with ftyp
 
 def is_video(
     file:str|Path # Anything; what is no file is no video
@@ -133,7 +135,7 @@ def _look(
     item, # A photo, as from `expand_inputs`
     size, # Height and width of a crop
     threshold # As in `find_faces`
-): # (n, 5), `x0`, `y0`, `x1`, `y1` in pixels, and the score; crops (n, height, width, 3); an id, or ''; number that is hardly seen; the problem
+): # (n, 5), `_box` in pixels and the score; crops (n, height, width, 3); an id, or ''; number hardly seen; the problem
     "The faces of a photo, the largest first"
     try:
         photo = read_photo(photo_source(item))
@@ -150,7 +152,7 @@ def look_for_people(
     clf:Classifier, # Gives the probabilities
     items:list, # Some photos, as from `expand_inputs`
     threshold:float # As in `find_faces`
-) -> pd.DataFrame: # A row for each photo: `file`, `id`, `small`, `problem`, and `faces` and `probs`, both lists of lists
+) -> pd.DataFrame: # A row for each photo: `file`, `id`, `small`, `problem`, and `faces` and `probs`, lists of lists
     "The faces of some photos, judged together"
     looks = [*in_threads(lambda o: _look(o, clf.facts['size'], threshold), items)]
     probs = np.split(_judge(clf, np.concatenate([o[1] for o in looks])), np.cumsum([len(o[0]) for o in looks])[:-1])
@@ -196,7 +198,8 @@ class PeopleCount:
         "What to say if many faces are small; '' if they are not"
         if self.small*5 < max(1, len(self.people)): return ''
         words = 'face is' if self.small == 1 else 'faces are'
-        return f'note: {self.small:,} {words} close to the least size that is found. Smaller ones are missed, and not in the interval.'
+        return (f'note: {self.small:,} {words} close to the least size that is found. '
+                'Smaller ones are missed, and not in the interval.')
 
     def __repr__(self):
         each = lambda n, what: f'{n:,} {what}{"s"*(n != 1)}'
@@ -206,7 +209,8 @@ class PeopleCount:
                   for r in self.totals.itertuples()]
         lines += [f'{unsure:<12}{(self.people.label == unsure).sum():>8,}', *filter(None, [self.note])]
         why = self.photos.problem.str.split('[,:]', n=1, regex=True).str[0]
-        lines += [f'{o}: {each(n, "file" if o == "a video" else "photo")}' for o,n in why[why != ''].value_counts().items()]
+        lines += [f'{o}: {each(n, "file" if o == "a video" else "photo")}'
+                  for o,n in why[why != ''].value_counts().items()]
         return '\n'.join([*lines, f'({presented})'])
 
 # %% ../nbs/37_count.ipynb #6081a8bc
@@ -245,7 +249,8 @@ def draw_people(
         _hide_rest(photo)
     draw, thick = ImageDraw.Draw(photo), max(2, round(max(photo.size)/320))
     for r in people.itertuples():
-        colour, text = _colours[vocab.index(r.label) % len(_colours)] if r.label in vocab else '#BBBBBB', getattr(r, 'text', r.label)
+        colour = _colours[vocab.index(r.label) % len(_colours)] if r.label in vocab else '#BBBBBB'
+        text = getattr(r, 'text', r.label)
         width = min(thick, max(1, round((r.x1 - r.x0)/24)))
         font = ImageFont.load_default(min(max(10, 6*thick), max(8, (r.x1 - r.x0)/3)))
         draw.rectangle((r.x0, r.y0, r.x1, r.y1), outline=colour, width=width)
@@ -315,7 +320,8 @@ def start_count(
     if clf is None:
         from genderres.ready import ReadyClassifier
         clf = ReadyClassifier()
-    if not isinstance(clf, Classifier): raise TypeError(f"clf={clf!r}: give a classifier, e.g. from GenderClassifier.load")
+    if not isinstance(clf, Classifier):
+        raise TypeError(f"clf={clf!r}: give a classifier, e.g. from GenderClassifier.load")
     if clf.facts.get('faces', 'no') == 'no':
         warnings.warn("the classifier learned from whole photos, and is asked about faces that are cut out of them: "
                       "train it on faces, with gender_dls(..., faces='largest'), or --faces largest at the shell")
@@ -331,7 +337,8 @@ def _warn_videos(
     videos = photos.file[photos.problem.str.startswith('a video')].tolist()
     if not videos: return
     more = f', and {len(videos) - 1:,} more' if len(videos) > 1 else ''
-    warnings.warn(f"{videos[0]}{more}: a video, not counted with photos. Count each by itself, with count_video or `genderres count VIDEO`")
+    warnings.warn(f"{videos[0]}{more}: a video, not counted with photos. "
+                  "Count each by itself, with count_video or `genderres count VIDEO`")
 
 def _count_all(
     clf, items, threshold, batch_size, # As in `count_people`; `items` is an iterator

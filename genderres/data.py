@@ -39,7 +39,7 @@ def _id(photo):
         return hashlib.file_digest(f, 'sha256').hexdigest()[:16]
 
 class ReadPhoto(Transform):
-    "Read the photo in a file, with `least` pixels or more on a side if it has them, or its face; through `cache` if there is one"
+    "Read a file's photo, with `least` pixels or more on a side if it has them, or its face; through `cache` if any"
     cache = None   # something with `read`, see `cache_photos`
     input_types = object   # for `test_dl`: what is no row of a table is read as a photo
     def __init__(self,
@@ -103,7 +103,8 @@ def _warn_left_out(photos):
     "Warn of the files that are not usable, and name five"
     out = photos[~photos.usable]
     if not len(out): return
-    some = '; '.join(f"{r.file} ({r.problem})" for r in out.head(5).itertuples()).encode('utf-8', 'backslashreplace').decode()
+    some = ('; '.join(f"{r.file} ({r.problem})" for r in out.head(5).itertuples())
+            .encode('utf-8', 'backslashreplace').decode())
     warnings.warn(f"{len(out)} of {len(photos)} files left out, and left where they are: {some}"
                   + ('; …' if len(out) > 5 else '') + ". All of them: dls.photos[~dls.photos.usable]", stacklevel=3)
 
@@ -115,10 +116,13 @@ def _warn_copies(
     "Warn of copies in different parts of the split, or with different labels"
     pairs = pairs[photos.usable.to_numpy()[pairs[['one', 'two']]].all(axis=1)]
     if n := torn_pairs(photos, pairs):
-        warnings.warn(f"this split tears {n:,} of {len(pairs):,} pair{'s'*(len(pairs) != 1)} of copies apart, so the network is partly tested "
-                      "on photos it was trained on; check_images names them", stacklevel=3)
+        warnings.warn(f"this split tears {n:,} of {len(pairs):,} pair{'s'*(len(pairs) != 1)} of copies apart, "
+                      "so the network is partly tested on photos it was trained on; check_images names them",
+                      stacklevel=3)
     one, two = (photos.label.to_numpy()[pairs[o]] for o in ('one', 'two'))
-    if n := int((one != two).sum()): warnings.warn(f"{n:,} pair{'s'*(n != 1)} of copies {'is' if n == 1 else 'are'} filed under two labels; check_images names them", stacklevel=3)
+    if n := int((one != two).sum()):
+        warnings.warn(f"{n:,} pair{'s'*(n != 1)} of copies {'is' if n == 1 else 'are'} filed under two labels; "
+                      "check_images names them", stacklevel=3)
 
 # %% ../nbs/08_data.ipynb #2395f7e9
 def _check_faces(faces):
@@ -144,9 +148,11 @@ def _keep_faces(found):
         _face_file().parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(_face_file(), timeout=60)) as db, db:
             db.execute(f'create table if not exists {_table()} (id text primary key, n int, x0, y0, x1, y1)')
-            db.executemany(f'insert or replace into {_table()} values (?, ?, ?, ?, ?, ?)', [(i, *o) for i,o in found.items()])
+            db.executemany(f'insert or replace into {_table()} values (?, ?, ?, ?, ?, ?)',
+                           [(i, *o) for i,o in found.items()])
     except (sqlite3.Error, OSError) as e:
-        warnings.warn(f"{_face_file()} cannot be used ({e}): the next run looks for faces again. Delete the file if it is damaged")
+        warnings.warn(f"{_face_file()} cannot be used ({e}): the next run looks for faces again. "
+                      "Delete the file if it is damaged")
 
 # %% ../nbs/08_data.ipynb #a0137f30
 def _look(file):
@@ -179,8 +185,10 @@ def _count_faces(
     if faces == 'only': why = why.mask(n.fillna(-1) == 0, 'no face found')
     out = why != ''
     if faces == 'only' and photos.usable.any() and not (photos.usable & ~out).any():
-        raise ValueError("faces='only': no face was found in any photo. Say faces='largest' to have the network see whole photos")
-    return photos.assign(faces=n, usable=photos.usable & ~out, problem=photos.problem.mask(out, why), id=photos.id.mask(out, ''))
+        raise ValueError("faces='only': no face was found in any photo. "
+                         "Say faces='largest' to have the network see whole photos")
+    return photos.assign(faces=n, usable=photos.usable & ~out,
+                         problem=photos.problem.mask(out, why), id=photos.id.mask(out, ''))
 
 # %% ../nbs/08_data.ipynb #547cae63
 def _warn_faces(photos):
@@ -248,7 +256,8 @@ def _labelled(self:GenderDataLoaders, files):
     for o in files:
         if not isinstance(o, (str, Path)): why = f'the label of {type(o).__name__} is not known'
     if why: raise ValueError(f"with_labels=True: {why}. Pass a table with `file` and `label`")
-    return pd.DataFrame(dict(file=[*map(str, files)], label=as_words(self.label_func(Path(o)) for o in files)), dtype=object)
+    return pd.DataFrame(dict(file=[*map(str, files)], label=as_words(self.label_func(Path(o)) for o in files)),
+                        dtype=object)
 
 # %% ../nbs/08_data.ipynb #d0a1b2d2
 @patch
@@ -303,16 +312,16 @@ def gender_dls(
     label_func:Callable=None, # Gives the label for a `Path`, where the folders do not
     valid_pct:float=.2, # Share of photos to validate on, where `source` brings no split
     seed:int=42, # Seed of the split
-    split:str|Path='grouped', # grouped: copies and groups stay together; random: the paper's; or a CSV from `save_split`
+    split:str|Path='grouped', # grouped: copies and groups stay together; random: the paper's; or CSV from `save_split`
     test_pct:float=0., # Share of photos for a third part, a test or a calibration set
     decisions:str|Path=None, # CSV of labels to change and photos to exclude, see `review_labels`
     size:int=224, # Height and width the network sees, in pixels
     crop_p:float=.5, # Probability that a training photo is cropped
     bs:int=None, # Photos in a batch; default: 64, or fewer, down to 8, so that an epoch has eight batches
     classes:dict=None, # New names for labels, before anything else, e.g. {'male': 'men', 'female': 'women'}
-    faces:str='no', # What the network sees. no: the whole photo; largest: its largest face, if one is found; only: photos without are left out
+    faces:str='no', # What is seen. no: whole photo; largest: largest face, if any; only: photos without are left out
     **kwargs
-) -> GenderDataLoaders: # With `photos`, the table of all files found, see `inspect_photos`, and number of `faces`; and the `seed`
+) -> GenderDataLoaders: # With `photos`, all files found, see `inspect_photos`, and number of `faces`; and the `seed`
     "`DataLoaders` for photos of two or more classes, split 80 to 20 unless `source` says otherwise"
     if bs is not None and bs < 2: raise ValueError(f"bs={bs}: batch normalisation needs batches of two or more")
     _check_faces(faces)
@@ -321,13 +330,15 @@ def gender_dls(
     photos, _, pairs = inspect_photos(match_labels(found, None, classes), decisions)
     boxes, problems = _find_faces(photos) if faces != 'no' else ({}, {})
     if faces != 'no': photos = _count_faces(photos, boxes, problems, faces)
-    photos = split_photos(photos, valid_pct, seed, split, test_pct).filter(['file', 'label', 'split', 'usable', 'problem', 'group', 'id', 'faces'])
+    photos = split_photos(photos, valid_pct, seed, split, test_pct).filter(
+        ['file', 'label', 'split', 'usable', 'problem', 'group', 'id', 'faces'])
     check_split(photos, source if not isinstance(source, pd.DataFrame) else 'the table')
     _warn_left_out(photos)
     _warn_copies(photos, pairs)
     if faces != 'no': _warn_faces(photos)
     used = photos[photos.usable].reset_index(drop=True)
-    block, bs = gender_block(sorted(set(used.label)), size, crop_p, faces, boxes), _batch_size(bs, (used.split == 'train').sum())
+    block, bs = (gender_block(sorted(set(used.label)), size, crop_p, faces, boxes),
+                 _batch_size(bs, (used.split == 'train').sum()))
     pixels = int(np.prod(size)) if is_listy(size) else size**2
     kwargs['num_workers'] = workers_that_fit(kwargs.get('num_workers'), 3*bs*pixels)
     dls = block.dataloaders(used, bs=bs, **kwargs)

@@ -24,9 +24,10 @@ def kaggle_photos(
     hub, dest = need('kagglehub', 'kaggle', 'the download from Kaggle'), fastai_path('data')/handle.replace('/', '-')
     try: hub.dataset_download(handle, output_dir=str(dest))
     except Exception as e:   # of kagglehub, of the network, of Kaggle
-        raise ConnectionError(f"the Kaggle set {handle!r} cannot be downloaded ({type(e).__name__}: {str(e)[:200]}). Check the "
-                              "network, and that you are signed in (kagglehub.login()) and may use the set; "
-                              f"or download {handle} in a browser, unzip it, and give the folder to `gender_dls`") from e
+        raise ConnectionError(
+            f"the Kaggle set {handle!r} cannot be downloaded ({type(e).__name__}: {str(e)[:200]}). Check the network, "
+            f"and that you are signed in (kagglehub.login()) and may use the set; or download {handle} in a browser, "
+            "unzip it, and give the folder to `gender_dls`") from e
     while len(sub := [o for o in dest.iterdir() if not hidden(o.name)]) == 1 and sub[0].is_dir(): dest = sub[0]
     return dest
 
@@ -34,13 +35,15 @@ def kaggle_photos(
 def _session():
     "A session that tries again where that may help"
     session = requests.Session()
-    retry = urllib3.Retry(3, backoff_factor=.5, status_forcelist=[429, 500, 502, 503, 504], raise_on_status=False, retry_after_max=30)
-    for o in ('http://', 'https://'): session.mount(o, requests.adapters.HTTPAdapter(pool_maxsize=16, max_retries=retry))
+    retry = urllib3.Retry(3, backoff_factor=.5, status_forcelist=[429, 500, 502, 503, 504],
+                          raise_on_status=False, retry_after_max=30)
+    for o in ('http://', 'https://'):
+        session.mount(o, requests.adapters.HTTPAdapter(pool_maxsize=16, max_retries=retry))
     return session
 
 # %% ../nbs/41_datasets.ipynb #1e42431d
 def _download(session, url, most=20e6, limit=60):
-    "The body at `url`, of up to `most` bytes and `limit` seconds, or a `ConnectionError` with the reason in a few words"
+    "The body at `url`, up to `most` bytes within `limit` seconds, or a `ConnectionError` with a short reason"
     try:
         with session.get(url, stream=True, timeout=10, headers={'Accept-Encoding': 'identity'}) as r:
             if r.status_code != 200: raise ConnectionError(f'HTTP {r.status_code}')
@@ -49,7 +52,8 @@ def _download(session, url, most=20e6, limit=60):
                 data += piece
                 if len(data) > most or time.monotonic() > end: raise ConnectionError('too large or too slow')
             return bytes(data)
-    except (requests.RequestException, urllib3.exceptions.HTTPError) as e: raise ConnectionError(f'no answer ({type(e).__name__})') from e
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as e:
+        raise ConnectionError(f'no answer ({type(e).__name__})') from e
 
 # %% ../nbs/41_datasets.ipynb #ae32c7a5
 def _fetch_photo(session, url, file):
@@ -67,7 +71,8 @@ _columns = dict(gender='label', bioguide_id='person', birthday='born', type='typ
 def _read_members(session, url):
     "The wanted columns of a table of members, as text"
     try: return pd.read_csv(io.BytesIO(_download(session, url)), dtype=str, keep_default_na=False, usecols=[*_columns])
-    except (ConnectionError, ValueError) as e: raise ConnectionError(f"{url} gives no table of members: {e}. Check the network") from e
+    except (ConnectionError, ValueError) as e:
+        raise ConnectionError(f"{url} gives no table of members: {e}. Check the network") from e
 
 # %% ../nbs/41_datasets.ipynb #8f53dd5b
 def _listed(session):
@@ -75,19 +80,24 @@ def _listed(session):
     df = pd.concat([_read_members(session, f'{tables_at}/legislators-{o}.csv') for o in ('current', 'historical')])
     df = df[[*_columns]].rename(columns=_columns).drop_duplicates('person', ignore_index=True)
     df['label'] = df.label.map(dict(M='men', F='women')).fillna('')
-    df.insert(0, 'file', [f'{l}/{p}.jpg' if l and re.fullmatch('[A-Z][0-9]{6}', p) else '' for l,p in zip(df.label, df.person)])
+    df.insert(0, 'file', [f'{l}/{p}.jpg' if l and re.fullmatch('[A-Z][0-9]{6}', p) else ''
+                          for l,p in zip(df.label, df.person)])
     return df.assign(problem=['' if o else 'no label or an odd id' for o in df.file])
 
 # %% ../nbs/41_datasets.ipynb #0f7c54b0
 def _fetch_photos(session, people, dest, progress):
     "Download the portraits that `dest` lacks, and fill in the `problem` of the `people`"
-    todo = [(i, f'{portraits_at}/{o.person}.jpg', dest/o.file) for i,o in people.iterrows() if o.file and image_problem(dest/o.file)]
-    results = (o for k in range(0, len(todo), 16) for o in [*in_threads(lambda a: _fetch_photo(session, *a[1:]), todo[k:k+16])])
+    todo = [(i, f'{portraits_at}/{o.person}.jpg', dest/o.file) for i,o in people.iterrows()
+            if o.file and image_problem(dest/o.file)]
+    results = (o for k in range(0, len(todo), 16)
+               for o in [*in_threads(lambda a: _fetch_photo(session, *a[1:]), todo[k:k+16])])
     failed = 0
     for (i,*_),problem in zip(todo, progress_bar(results, total=len(todo), leave=False) if progress else results):
         people.loc[i, 'problem'] = problem
         failed = failed + 1 if problem not in ('', 'HTTP 404') else 0
-        if failed == 20: raise ConnectionError(f"20 portraits in a row failed, the last with: {problem}. Try the same call again later")
+        if failed == 20:
+            raise ConnectionError(f"20 portraits in a row failed, the last with: {problem}. "
+                                  "Try the same call again later")
 
 # %% ../nbs/41_datasets.ipynb #745fc72f
 def congress_portraits(
@@ -95,7 +105,7 @@ def congress_portraits(
     n:int=None, # How many people, those who serve today first; default: all
     progress:bool=True # Show a bar
 ) -> pd.DataFrame: # `file`, `label`, `person`, `born`, `type`, `party`, `problem`; a row for everyone listed
-    "Download official portraits that `dest` lacks, with labels; `ConnectionError` if the tables or 20 portraits in a row fail"
+    "Download official portraits that `dest` lacks, with labels; `ConnectionError` if tables or 20 photos in a row fail"
     if n is not None and n < 1: raise ValueError(f"n={n}: give a number from 1 up, or None for all")
     dest, labels = Path(dest), Path(dest)/'labels.csv'
     if labels.exists() and not labels.read_bytes().startswith(b'file,label,person,born,type,party\n'):

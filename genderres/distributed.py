@@ -37,11 +37,13 @@ def from_rank0(
 @contextmanager
 def joined():
     "Join the processes of a group, and leave it, whatever happens; `ImportError` without the extra"
-    state = need('accelerate', 'accelerate', 'training on several processes').PartialState(cpu=not torch.cuda.is_available())
+    state = need('accelerate', 'accelerate', 'training on several processes').PartialState(
+        cpu=not torch.cuda.is_available())
     try: yield state.device
     finally:
         teardown_distrib()
-        for o in ('RANK', 'WORLD_SIZE'): os.environ.pop(o, None)   # fastai would gather answers from processes that are gone
+        for o in ('RANK', 'WORLD_SIZE'):   # fastai would gather answers from processes that are gone
+            os.environ.pop(o, None)
         state._reset_state()
 
 # %% ../nbs/45_distributed.ipynb #di000015
@@ -61,7 +63,8 @@ class _Part:
 
 class _PartDls:
     "`DataLoaders` of which each rank has a part"
-    def __init__(self, dls, rank, n): self.dls, self.train_ds, self.valid_ds = dls, _Part(dls.train_ds, rank, n), _Part(dls.valid_ds, rank, n)
+    def __init__(self, dls, rank, n):
+        self.dls, self.train_ds, self.valid_ds = dls, _Part(dls.train_ds, rank, n), _Part(dls.valid_ds, rank, n)
     def __getattr__(self, k): return getattr(self.dls, k)
 
 # %% ../nbs/45_distributed.ipynb #di000023
@@ -101,14 +104,15 @@ class KeepEpochs(Callback):
         if state['job'] != self.job: return
         self.learn.model.load_state_dict(state['model'])
         self.learn.create_opt()
-        self.learn.opt.load_state_dict(dict(state=state['opt'], hypers=self.learn.opt.hypers))   # the schedule sets these
+        # the schedule sets these
+        self.learn.opt.load_state_dict(dict(state=state['opt'], hypers=self.learn.opt.hypers))
         self.done, self.values = state['epoch'], state['values']
 
     def after_epoch(self):
         if self.epoch < self.done: self.recorder.values[-1] = L(self.values[self.epoch])
         elif not rank_distrib():
-            state = dict(job=self.job, epoch=self.epoch + 1, model=get_model(self.model).state_dict(), opt=self.opt.state_dict()['state'],
-                         values=[[*map(float, o)] for o in self.recorder.values])
+            state = dict(job=self.job, epoch=self.epoch + 1, model=get_model(self.model).state_dict(),
+                         opt=self.opt.state_dict()['state'], values=[[*map(float, o)] for o in self.recorder.values])
             with write_whole(self.file, overwrite=True) as part: torch.save(state, part)
 
 # %% ../nbs/45_distributed.ipynb #di000041
@@ -125,7 +129,8 @@ def distributed_experiment(
     make_dls:Callable, # Without arguments: `DataLoaders` from `gender_dls`; called in one process
     then:Callable, # Called with the `GenderInterpretation` of the validation photos, in one process
     checkpoint:str|Path, # File that holds the last epoch while the training lasts
-    epochs:int=4, lr:float|slice=None, weights:str|Path|Enum=None, seed:int=42, rapid:bool=False, # As in `run_experiment`
+    epochs:int=4, lr:float|slice=None, weights:str|Path|Enum=None, # As in `run_experiment`
+    seed:int=42, rapid:bool=False, # As in `run_experiment`
     **kwargs
 ): # What `then` returned; None in all other processes
     "`run_experiment` in each process of a group"
@@ -134,8 +139,10 @@ def distributed_experiment(
         set_seed(seed)
         dls.train.rng.seed(seed)
         learn = gender_learner(dls, weights=weights, **kwargs)
-        if rapid: learn.to_rapid(dtype=torch.float32 if rank_distrib() else None)   # the first process measures, `_share` tells the others
-        job = [*zip(dls.photos.id, dls.photos.label, dls.photos.split)], dls.train.bs, n, epochs, lr, weights, seed, rapid, learn.arch, learn.head
+        if rapid:   # the first process measures, `_share` tells the others
+            learn.to_rapid(dtype=torch.float32 if rank_distrib() else None)
+        job = ([*zip(dls.photos.id, dls.photos.label, dls.photos.split)], dls.train.bs, n,
+               epochs, lr, weights, seed, rapid, learn.arch, learn.head)
         learn.add_cb(keep := KeepEpochs(checkpoint, hashlib.sha256(str(job).encode()).hexdigest()))
         keep.load()
         _share(learn, n)
@@ -152,7 +159,8 @@ def distributed_experiment(
 # %% ../nbs/45_distributed.ipynb #di000042
 def _process(rank, n, port, file, f, args, kwargs):
     "One process of `in_processes`"
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(n), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(n),
+                      MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     if not torch.cuda.is_available(): torch.set_num_threads(max(1, torch.get_num_threads()//n))
     try: res = f(*args, **kwargs), None
     except Exception as e: res = None, e
@@ -175,5 +183,6 @@ def in_processes(
         except (torch.multiprocessing.ProcessRaisedException, torch.multiprocessing.ProcessExitedException) as e:
             error = pickle.loads(file.read_bytes())[1] if file.exists() else None
             why = str(e).strip().splitlines()[-1]
-            raise error or RuntimeError(f"a process of {n} ended: {why}. The same call continues after its last epoch") from e
+            raise error or RuntimeError(f"a process of {n} ended: {why}. "
+                                        "The same call continues after its last epoch") from e
         return pickle.loads(file.read_bytes())[0]

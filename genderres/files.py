@@ -35,7 +35,7 @@ def check_output(
     file:str|Path, # File to write
     overwrite:bool=False # Replace an existing file?
 ) -> Path: # `file`
-    "Check that `file` can be written; `OSError` if it is a folder, exists already, or its folder is missing or takes no files"
+    "Check that `file` can be written; `OSError` if it is a folder, exists, or its folder is missing or takes no files"
     file = Path(file)
     if file.is_dir(): raise IsADirectoryError(f"{file} is a folder: give the name of a file")
     if file.exists() and not overwrite: raise FileExistsError(f"{file} exists: choose another name, or say overwrite")
@@ -52,7 +52,7 @@ def write_whole(
     file:str|Path, # File to write
     overwrite:bool=False # Replace an existing file?
 ) -> Iterator[Path]: # Temporary path to write to
-    "A path that becomes `file` if the block succeeds, and is removed otherwise; `OSError` as in `check_output`, or if the disk is full"
+    "Path that becomes `file` if the block succeeds, else is removed; `OSError` as in `check_output`, or on a full disk"
     file = check_output(file, overwrite)
     with tempfile.TemporaryDirectory(prefix='.writing-', dir=file.parent) as own:
         part = Path(own)/file.name
@@ -128,7 +128,7 @@ def relative_names(
 # %% ../nbs/00_files.ipynb #1c1c2ab1
 def usable_cores() -> int:
     "How many cores this process may use"
-    from joblib import cpu_count   # when it is needed: it takes longer to import than all the rest of this module but pandas
+    from joblib import cpu_count   # when needed: it takes longer to import than the rest of this module but pandas
     return cpu_count()
 
 # %% ../nbs/00_files.ipynb #11be766b
@@ -136,7 +136,7 @@ def in_threads(
     f:Callable, # Called with one item
     items:list # What to call it with
 ) -> Iterator: # Results, in order
-    "Call `f` with each item, on a thread for each usable core; after an error or an interrupt no further item is started"
+    "Call `f` with each item, on a thread per usable core; after an error or an interrupt no further item is started"
     with ThreadPoolExecutor(usable_cores()) as ex:
         for i in range(0, len(items), 10_000): yield from ex.map(f, items[i:i+10_000])
 
@@ -154,7 +154,7 @@ def survives_fork(
 
 # %% ../nbs/00_files.ipynb #00301cf2
 def keep_memory():
-    "From now on, glibc's `malloc` takes large pieces from its own heap, and gives back only what is free beyond 2 GB; no effect elsewhere"
+    "Let glibc's `malloc` take large pieces from its own heap, and return what is free beyond 2 GB; no effect elsewhere"
     try: mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError): return   # another C library
     for name,value in ((-4, 0), (-1, 2**31 - 1)): mallopt(name, value)   # M_MMAP_MAX, M_TRIM_THRESHOLD

@@ -26,18 +26,20 @@ def _fisher_p(right, n, right_rest, n_rest):
 def _finding(table):
     "What to say about each row of a table with `share`, `rest`, `p`, `n`, `low` and `high`"
     beyond = table.p < .05
-    cases = [beyond & (table.share < table.rest), beyond & (table.share > table.rest), table.n == 0, table.high - table.low > wide]
+    cases = [beyond & (table.share < table.rest), beyond & (table.share > table.rest),
+             table.n == 0, table.high - table.low > wide]
     return np.select(cases, ['worse than the rest', 'better than the rest', 'no photo', 'too few to tell'], '')
 
 # %% ../nbs/24_groups.ipynb #e9bdc5c6
 def group_table(
     counts:pd.DataFrame # `score`, `group`, `right`, `n`, and perhaps `effective`, see `effective_n`
-) -> pd.DataFrame: # The same with `share`, `low`, `high`, `rest` (share of the other groups), `p` (corrected) and `finding`
+) -> pd.DataFrame: # The same with `share`, `low`, `high`, `rest` (share of other groups), `p` (corrected) and `finding`
     "Which groups differ from the rest"
     df = counts.reset_index(drop=True)
     if 'effective' not in df: df['effective'] = df.n
     df[['share', 'low', 'high']] = [wilson(*o) for o in zip(df.right, df.n, df.effective)]
-    both = df[['right', 'n', 'effective']].assign(independent=df.right*df.effective/df.n.clip(lower=1))   # right of the effective number
+    both = df[['right', 'n', 'effective']].assign(
+        independent=df.right*df.effective/df.n.clip(lower=1))   # right of the effective number
     rest = both.groupby(df.score).transform('sum') - both
     df['rest'] = rest.right/rest.n.where(rest.n > 0)
     tests = sum(k if k > 2 else k-1 for k in df[df.n > 0].score.value_counts())   # for two groups, one test covers both
@@ -64,7 +66,8 @@ def group_report(
     "The table in words, with the worst group named"
     pct = lambda o: '' if np.isnan(o) else f'{o:.1%}'
     words = pd.DataFrame({'score': table.score, 'group': table.group.astype(str), 'share': table.share.map(pct),
-                          '95% interval': [f'{pct(a)} to {pct(b)}' if pct(a) else '' for a,b in zip(table.low, table.high)],
+                          '95% interval': [f'{pct(a)} to {pct(b)}' if pct(a) else ''
+                                           for a,b in zip(table.low, table.high)],
                           'counts': [f'{a:,} of {b:,}' for a,b in zip(table.right, table.n)],
                           'the rest': table.rest.map(pct), 'finding': table.finding})
     notes = [_worst_note(table)]
@@ -82,13 +85,14 @@ def plot_groups(
     colors = {'worse than the rest': 'firebrick', 'too few to tell': 'darkgrey'}
     figsize = 3.2*len(scores), .8 + .32*len(groups)
     with drawable([*groups, *scores]):
-        fig, axs = plt.subplots(1, len(scores), figsize=figsize, sharex=True, sharey=True, squeeze=False, layout='constrained')
+        fig, axs = plt.subplots(1, len(scores), figsize=figsize, sharex=True, sharey=True, squeeze=False,
+                                layout='constrained')
     for ax,score in zip(axs.flat, scores):
         part = table[(table.score == score) & (table.n > 0)]
         ax.axvline(part.right.sum()/part.n.sum(), ls='--', lw=1, color='grey')
         for r in part.itertuples():
-            ax.errorbar(r.share, groups.index(r.group), xerr=[[r.share - r.low], [r.high - r.share]], fmt='o', ms=4, capsize=2,
-                        color=colors.get(r.finding, 'tab:blue'))
+            ax.errorbar(r.share, groups.index(r.group), xerr=[[r.share - r.low], [r.high - r.share]],
+                        fmt='o', ms=4, capsize=2, color=colors.get(r.finding, 'tab:blue'))
         ax.set(title=score, xlabel='share right')
     axs[0,0].set(yticks=range(len(groups)), yticklabels=groups, ylim=(len(groups) - .5, -.5))
     fig.suptitle(f'{title}\n({presented})'.strip(), fontsize=10)
@@ -116,11 +120,13 @@ def _values(items, column, table):
     if table is not None: return _by_file(items, column, table)
     if isinstance(column, str):
         if column not in items:
-            raise ValueError(f"the photos have no column {column!r}; they have {[*items.columns]}: give the table that has it")
+            raise ValueError(f"the photos have no column {column!r}; they have {[*items.columns]}: "
+                             "give the table that has it")
         column = items[column]
     values = column if isinstance(column, pd.Series) else pd.Series(list(column))
     if len(values) != len(items):
-        raise ValueError(f"{len(values)} values for {len(items)} photos: give one for each, in the order of `interp.dl.items`")
+        raise ValueError(f"{len(values)} values for {len(items)} photos: "
+                         "give one for each, in the order of `interp.dl.items`")
     return values
 
 # %% ../nbs/24_groups.ipynb #0515edee
@@ -137,13 +143,16 @@ def _named(values):
 def _counts(labels, predictions, group, order, belongs, names):
     "Right answers, photos and their effective number by group, for accuracy and the recall of each class"
     fairlearn = need('fairlearn.metrics', 'fairness', 'by_group')
-    metrics = dict(right=lambda y,p: (y == p).sum(), n=fairlearn.count, effective=lambda y,p,belongs: effective_n(y == p, belongs))
+    metrics = dict(right=lambda y,p: (y == p).sum(), n=fairlearn.count,
+                   effective=lambda y,p,belongs: effective_n(y == p, belongs))
     frame = dict(metrics=metrics, y_true=labels, y_pred=predictions, sensitive_features=pd.Series(group, name='group'),
                  sample_params=dict(effective=dict(belongs=belongs)))
     accuracy = fairlearn.MetricFrame(**frame).by_group.reindex(order)
     recall = fairlearn.MetricFrame(**frame, control_features=pd.Series(labels, name='label')).by_group
-    recall = recall.reindex(pd.MultiIndex.from_product([names, order], names=['label', 'group'])).fillna(0).reset_index()
-    rows = [accuracy.assign(score='accuracy', group=order), recall.assign(score='recall ' + recall.label).drop(columns='label')]
+    recall = recall.reindex(
+        pd.MultiIndex.from_product([names, order], names=['label', 'group'])).fillna(0).reset_index()
+    rows = [accuracy.assign(score='accuracy', group=order),
+            recall.assign(score='recall ' + recall.label).drop(columns='label')]
     return pd.concat(rows, ignore_index=True).astype(dict(right=int, n=int, effective=float))
 
 # %% ../nbs/24_groups.ipynb #dbc247f1
@@ -153,13 +162,14 @@ def _largest(group, order):
     if len(order) <= most_groups: return group, order, ''
     kept = pd.Series(group).value_counts().reindex(order).nlargest(most_groups).index
     other = f'{len(order) - most_groups:,} other groups'
-    note = f'Of {len(order):,} groups, the {most_groups} largest are compared and the others count as one. Numbers are better put into bands first.'
+    note = (f'Of {len(order):,} groups, the {most_groups} largest are compared and the others count as one. '
+            'Numbers are better put into bands first.')
     return np.where(np.isin(group, kept), group, other), [o for o in order if o in kept] + [other], note
 
 # %% ../nbs/24_groups.ipynb #eee42d7e
 @patch
 def by_group(self:GenderInterpretation,
-    column:str|pd.Series|list, # Column of `table`, or else of `dl.items`; a Series by file name; or a value for each photo
+    column:str|pd.Series|list, # Column of `table`, else of `dl.items`; a Series by file name; or a value for each photo
     table:pd.DataFrame=None # With `file` and `column`
 ) -> Report: # Its `table` is that of `group_table`
     "Accuracy, and recall of each class, by group, and which groups are worse off"

@@ -70,7 +70,8 @@ def from_answers(cls:GenderInterpretation,
 @patch
 def __getitem__(self:GenderInterpretation, idxs):
     "Inputs, predictions, targets, decoded predictions and losses at `idxs`; runs the network"
-    if self.learn is None: raise ValueError("this interpretation has no learner to run: see `preds`, `targs`, `decoded`, `losses`")
+    if self.learn is None:
+        raise ValueError("this interpretation has no learner to run: see `preds`, `targs`, `decoded`, `losses`")
     return super(GenderInterpretation, self).__getitem__(idxs)
 
 # %% ../nbs/21_interpret.ipynb #ead6f623
@@ -178,14 +179,16 @@ def _check_same(a, b):
 @patch
 def compare(self:GenderInterpretation,
     other:GenderInterpretation # Another network's answers to the same photos, in any order
-) -> dict: # `photos`, `right`, `right_other`, `only_self`, `only_other`: counts; `difference` of accuracy, `low`, `high`; `p`: sign test
-    "Is one of two networks more accurate?"
+) -> dict: # Counts `photos`, `right`, `right_other`, `only_self`, `only_other`; `difference`, `low`, `high`; `p`
+    "Is one of two networks more accurate? `difference` is that of the accuracies, `p` that of a sign test"
     a, b = _sorted_answers(self), _sorted_answers(other)
     _check_same(a, b)
     diff = a.right - b.right
     difference, low, high = paired_interval(diff, a.group)
-    counts = dict(photos=len(a), right=a.right.sum(), right_other=b.right.sum(), only_self=(diff > 0).sum(), only_other=(diff < 0).sum())
-    return {k: int(v) for k,v in counts.items()} | dict(difference=difference, low=low, high=high, p=sign_test(diff, a.group))
+    counts = dict(photos=len(a), right=a.right.sum(), right_other=b.right.sum(),
+                  only_self=(diff > 0).sum(), only_other=(diff < 0).sum())
+    return ({k: int(v) for k,v in counts.items()}
+            | dict(difference=difference, low=low, high=high, p=sign_test(diff, a.group)))
 
 # %% ../nbs/21_interpret.ipynb #099d2470
 @patch
@@ -208,7 +211,8 @@ def plot_top_losses(self:GenderInterpretation,
     "The photos with the largest losses"
     df = self.to_df()
     df = df.head(k) if largest else df.iloc[::-1].head(k)
-    with drawable(self.vocab): fig, axs = get_grid(len(df), nrows, ncols, figsize, return_fig=True, layout='constrained')
+    with drawable(self.vocab):
+        fig, axs = get_grid(len(df), nrows, ncols, figsize, return_fig=True, layout='constrained')
     for ax,r in zip(axs, df.itertuples()):
         show_image(self.seen(r.file), ax=ax)
         ax.set_title(f'filed {r.label}, said {r.prediction}\nloss {r.loss:.2f}, probability {r.probability:.2f}',

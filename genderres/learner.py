@@ -63,7 +63,7 @@ class _ClassLoss(CrossEntropyLossFlat):
 
 # %% ../nbs/11_learner.ipynb #d4d5c814
 def _check_loss(loss_func, n, device):
-    "`ValueError` unless `loss_func` takes logits of `n` classes and indices of classes, on `device` or before it is moved there"
+    "`ValueError` unless `loss_func` takes `n` logits and class indices, on `device` or before it is moved there"
     failed = []
     for o in ('cpu', device):
         try:
@@ -72,12 +72,13 @@ def _check_loss(loss_func, n, device):
                 return loss_func(torch.zeros(n + 1, n, device=o), torch.arange(n + 1, device=o) % n)
         except Exception as e: failed.append(e)
     name = getattr(loss_func, '__name__', type(loss_func).__name__)
-    raise ValueError(f"loss_func={name} does not fit: it gets {n} logits and the index of one class for each photo. Use cross entropy or "
-                     f"its relatives, e.g. LabelSmoothingCrossEntropyFlat or FocalLossFlat ({failed[0]})") from failed[0]
+    raise ValueError(f"loss_func={name} does not fit: it gets {n} logits and the index of one class for each photo. "
+                     "Use cross entropy or its relatives, e.g. LabelSmoothingCrossEntropyFlat or FocalLossFlat "
+                     f"({failed[0]})") from failed[0]
 
 # %% ../nbs/11_learner.ipynb #e0a1b2c6
 def _loss_func(dls, loss_func, class_weights):
-    "The loss to train with; None is fastai's default; `ValueError` if both arguments are given, or for a loss that does not fit"
+    "The loss to train with; None is fastai's default; `ValueError` for both arguments, or for a loss that does not fit"
     if loss_func is not None: _check_loss(loss_func, get_c(dls), dls.device)
     if class_weights is None:
         return loss_func if loss_func is None or hasattr(loss_func, 'activation') else _ClassLoss(loss_func)
@@ -114,24 +115,25 @@ class GenderLearner(Learner):
 def gender_learner(
     dls:DataLoaders, # Photos, e.g. from `gender_dls`
     arch:Callable|str=resnet34, # `plain34`, `lite0` or any ResNet of torchvision, itself or its name
-    weights:str|Path|Enum='portrait', # "portrait" (for resnet34), "lite0" (for `lite0`), name in torchvision's enum for `arch`, file, or None: random
+    weights:str|Path|Enum='portrait', # "portrait" (resnet34), "lite0", name in torchvision's enum, file, None: random
     metrics=accuracy, # Shown after every epoch
     lr:float=3e-3, # Default learning rate
     cbs=None, # fastai callbacks
-    class_weights:str|dict=None, # "balanced": all classes count alike; a dict: weight of each; default: all photos count alike
+    class_weights:str|dict=None, # "balanced": all classes count alike; dict: weight of each; default: all photos do
     train_bn:bool=False, # Train the batch norm of a frozen body, as fastai does? It takes longer
     loss_func:Callable=None, # Loss of logits and class indices; default: cross entropy
-    stem:str='normal', # "small" lets a photo of few pixels into the first residual stage at its full size, from scratch only
-    head:str=None, # "fastai" or "linear"; default: "linear" from the ready classifier's answers if it knows the classes, else "fastai"
+    stem:str='normal', # "small" lets small photos into the first residual stage at their full size, from scratch only
+    head:str=None, # "fastai", "linear"; default: the ready classifier's "linear" if it knows the classes, else "fastai"
     **kwargs
-) -> GenderLearner: # With a frozen body if there are `weights`; `arch`, `weights`, `stem` and `head` are kept as attributes
+) -> GenderLearner: # Its body is frozen if there are `weights`; `arch`, `weights`, `stem` and `head` are attributes
     "A learner for the classes of `dls`"
     _check_batches(dls.train)
     arch = known_archs().get(arch, arch)
     loss_func = _loss_func(dls, loss_func, class_weights)
     model, head = _network(dls, arch, weights, stem, head)
     cbs = [ChannelsLast(), *([] if train_bn else [BnFreeze()]), *L(cbs)]
-    learn = GenderLearner(dls, model, loss_func, splitter=model_meta[arch]['split'], metrics=metrics, lr=lr, train_bn=train_bn, cbs=cbs, **kwargs)
+    learn = GenderLearner(dls, model, loss_func, splitter=model_meta[arch]['split'], metrics=metrics,
+                          lr=lr, train_bn=train_bn, cbs=cbs, **kwargs)
     learn.arch, learn.weights, learn.stem, learn.head = arch.__name__, str(weights), stem, head
     if weights is not None: learn.freeze()
     return learn
@@ -150,7 +152,8 @@ def _before_stages(body, stages):
     "The layers before the last `stages` of `body`; `ValueError` if there are not so many"
     layers = body_layers(body)
     starts = [i for i,o in enumerate(layers) if isinstance(o, nn.Sequential)]
-    if len(starts) < 2: raise ValueError(f"stages={stages}: this body has no stages. Leave stages out, or use freeze_to")
+    if len(starts) < 2:
+        raise ValueError(f"stages={stages}: this body has no stages. Leave stages out, or use freeze_to")
     if not 1 <= stages <= len(starts): raise ValueError(f"stages={stages}: 1 to {len(starts)} are expected")
     return layers[:starts[-stages]]
 
@@ -174,9 +177,11 @@ def _check_rates(losses, rates):
     if not np.isfinite(losses[:1]).all():
         raise ValueError("lr_find: the loss is not finite from the first batch on. Look at dls.show_batch()")
     start = losses[min(9, len(losses) - 1)]   # smoothed over ten batches: the loss of one is chance
-    if rates is None or not all(np.isfinite(o) and o > 0 for o in rates) or np.nanmin(losses[10:] or losses) > .99*start:
-        raise ValueError(f"lr_find: the loss never fell over {len(losses)} batches (it began at {start:.2f}), so no rate can be "
-                         "suggested. Are the labels right? Else pass a lower start_lr, or give fit_one_cycle a rate yourself")
+    if (rates is None or not all(np.isfinite(o) and o > 0 for o in rates)
+        or np.nanmin(losses[10:] or losses) > .99*start):
+        raise ValueError(f"lr_find: the loss never fell over {len(losses)} batches (it began at {start:.2f}), "
+                         "so no rate can be suggested. Are the labels right? "
+                         "Else pass a lower start_lr, or give fit_one_cycle a rate yourself")
 
 # %% ../nbs/11_learner.ipynb #03d6cbf2
 @patch
@@ -213,4 +218,4 @@ def export(self:GenderLearner, fname='export.pkl', **kwargs):
     finally: self.dls, self.opt = dls, opt
 
 # %% ../nbs/11_learner.ipynb #12f38624
-GenderLearner.fit, GenderLearner.get_preds = map(survives_fork, (Learner.fit, Learner.get_preds))   # all else calls these
+GenderLearner.fit, GenderLearner.get_preds = map(survives_fork, (Learner.fit, Learner.get_preds))   # others call these

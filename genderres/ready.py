@@ -31,8 +31,10 @@ def _convolutions(state):
     "Name → weight and bias of every convolution of a ResNet, with its batch norm folded in"
     shortcuts = [k.removesuffix('.0.weight') for k in state if k.endswith('downsample.0.weight')]
     convs = [k.removesuffix('.weight') for k in state if '.conv' in k]
-    pairs = [('conv1', 'bn1')] + [(o, o.replace('conv', 'bn')) for o in convs] + [(f'{o}.0', f'{o}.1') for o in shortcuts]
-    return {conv.removesuffix('.0') if 'downsample' in conv else conv: _folded(state, conv, norm) for conv,norm in pairs}
+    pairs = ([('conv1', 'bn1')] + [(o, o.replace('conv', 'bn')) for o in convs]
+             + [(f'{o}.0', f'{o}.1') for o in shortcuts])
+    return {conv.removesuffix('.0') if 'downsample' in conv else conv: _folded(state, conv, norm)
+            for conv,norm in pairs}
 
 # %% ../nbs/36_ready.ipynb #67559337
 def _block(x, convs, name):
@@ -51,13 +53,15 @@ class ReadyClassifier(Classifier):
         file:Path=portrait_file # See `read_portrait`
     ):
         state, facts = read_portrait(file)
-        super().__init__(check_facts(facts, file), hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
+        super().__init__(check_facts(facts, file),
+                         hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
         self._convs, self._fc = _convolutions(state), [state[f'fc.{o}'].float() for o in ('weight', 'bias')]
         self._blocks = [k.removesuffix('.conv1') for k in self._convs if k.endswith('.conv1')]
 
     def to(self, device):
         "`ValueError` for any device but the processor"
-        if str(device) != 'cpu': raise ValueError(f"device={device!r}: use GenderClassifier.ready({str(device)!r}) there")
+        if str(device) != 'cpu':
+            raise ValueError(f"device={device!r}: use GenderClassifier.ready({str(device)!r}) there")
         return self
 
     @survives_fork

@@ -24,7 +24,8 @@ class Report:
         notes:list # Sentences
     ): store_attr()
     def __repr__(self): return '\n'.join([self.words.to_string(), *(f'- {o}' for o in self.notes)])
-    def _repr_html_(self): return self.words.to_html() + '<ul>' + ''.join(f'<li>{html.escape(o)}</li>' for o in self.notes) + '</ul>'
+    def _repr_html_(self):
+        return self.words.to_html() + '<ul>' + ''.join(f'<li>{html.escape(o)}</li>' for o in self.notes) + '</ul>'
 
 # %% ../nbs/22_report.ipynb #04b7606c
 def _share(right, group, among=None):
@@ -76,8 +77,11 @@ def _size_notes(table, counts, group):
     "Groups, missing classes, and recalls that are hardly known"
     n, g = counts.sum(), group.max() + 1
     if g < n: yield f'The {n:,} photos come from {g:,} groups; the intervals allow for that.'
-    if g == 1: yield 'With one photo or one group there is nothing to resample: the scores of the probabilities have no interval.'
-    if none := [*counts.index[counts == 0]]: yield f"No photo of {', '.join(none)}: balanced accuracy and AUROC are undefined."
+    if g == 1:
+        yield ('With one photo or one group there is nothing to resample: '
+               'the scores of the probabilities have no interval.')
+    if none := [*counts.index[counts == 0]]:
+        yield f"No photo of {', '.join(none)}: balanced accuracy and AUROC are undefined."
     for o in counts.index:
         off = table.high[f'recall {o}'] - table.low[f'recall {o}']
         if off > wide: yield f'Too few photos of {o}: their recall is known to within {100*off:.0f} points only.'
@@ -94,11 +98,14 @@ def _majority_notes(ok, targs, most, name, group):
 def _probability_notes(table, probs, targs, chance):
     "Perfect AUROC, probabilities of 0, and calibration errors that chance can make"
     n, error = len(targs), table.value['calibration error']
-    if table.value['AUROC'] == 1: yield 'AUROC is perfect here; its interval cannot say how far from perfect it may be elsewhere.'
+    if table.value['AUROC'] == 1:
+        yield 'AUROC is perfect here; its interval cannot say how far from perfect it may be elsewhere.'
     if k := (probs[range(n), targs] == 0).sum():
-        yield f'Labels that were given a probability of exactly 0: {k}. The log loss counts each as {np.finfo(np.float32).eps:.1g}.'
+        yield (f'Labels that were given a probability of exactly 0: {k}. '
+               f'The log loss counts each as {np.finfo(np.float32).eps:.1g}.')
     if n < ece_bins: yield f'Fewer photos than the {ece_bins} bins of the calibration error, which says little.'
-    elif error <= chance: yield f'A perfectly calibrated network may show a calibration error of up to {chance:.3f} here by chance.'
+    elif error <= chance:
+        yield f'A perfectly calibrated network may show a calibration error of up to {chance:.3f} here by chance.'
 
 # %% ../nbs/22_report.ipynb #255ddf41
 def _in_words(table, photos):
@@ -106,8 +113,10 @@ def _in_words(table, photos):
     def words(r):
         form = '.3f' if r.Index in _probability_names else '.1%'
         f = lambda o: 'undefined' if np.isnan(o) else format(o, form)
-        return [f(r.value), '' if np.isnan(r.low) else f'{f(r.low)} to {f(r.high)}', '' if pd.isna(r.n) else f'{r.right:,} of {r.n:,}']
-    return pd.DataFrame([*map(words, table.itertuples())], table.index, [f'{photos:,} photos', '95% interval', 'counts'])
+        return [f(r.value), '' if np.isnan(r.low) else f'{f(r.low)} to {f(r.high)}',
+                '' if pd.isna(r.n) else f'{r.right:,} of {r.n:,}']
+    return pd.DataFrame([*map(words, table.itertuples())], table.index,
+                        [f'{photos:,} photos', '95% interval', 'counts'])
 
 # %% ../nbs/22_report.ipynb #b587aa05
 @patch
@@ -122,6 +131,8 @@ def report(self:GenderInterpretation,
     judged, chance = _probability_rows(probs, targs, group) if probabilities else ({}, 0.)
     rows = _shares(targs, decoded, vocab, group) | judged | {k: [*wilson(*o), *o] for k,o in (beside or {}).items()}
     table = pd.DataFrame(rows, index=['value', 'low', 'high', 'right', 'n']).T.astype(dict(right='Int64', n='Int64'))
-    notes = [*_size_notes(table, counts, group), *_majority_notes(decoded == targs, targs, counts.argmax(), counts.idxmax(), group),
-             *(_probability_notes(table, probs, targs, chance) if probabilities else ()), f'{presented[0].upper()}{presented[1:]}.']
+    notes = [*_size_notes(table, counts, group),
+             *_majority_notes(decoded == targs, targs, counts.argmax(), counts.idxmax(), group),
+             *(_probability_notes(table, probs, targs, chance) if probabilities else ()),
+             f'{presented[0].upper()}{presented[1:]}.']
     return Report(table, _in_words(table, len(targs)), notes)

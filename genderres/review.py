@@ -49,7 +49,7 @@ def review_labels(
     weights:str|Path='portrait', # Its weights
     folds:int=5, # Parts of the cross-validation
     seed:int=42 # Of the folds
-) -> pd.DataFrame: # `file`, `label`, `suggestion`, `probability` (of that), `split`, `id`, `decision` (blank); likeliest first
+) -> pd.DataFrame: # `file`, `label`, `suggestion`, its `probability`, `split`, `id`, blank `decision`; likeliest first
     "Photos whose label is likely wrong, by cross-validated confident learning"
     find_label_issues = need('cleanlab.filter', 'review').find_label_issues
     photos = dls.photos[dls.photos.usable].reset_index(drop=True)

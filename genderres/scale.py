@@ -45,7 +45,8 @@ def _named(address):
     try: yield
     except FileNotFoundError: raise FileNotFoundError(f"there is no {address}: check its spelling") from None
     except PermissionError as e:
-        raise PermissionError(f"{address}: no permission ({e}). Check the credentials, or ask the owner for the right to list and read") from e
+        raise PermissionError(f"{address}: no permission ({e}). Check the credentials, "
+                              "or ask the owner for the right to list and read") from e
     except ImportError: raise
     except Exception as e:
         raise OSError(f"{address} cannot be reached: {type(e).__name__}: {' '.join(str(e).split())[:200]}") from e
@@ -71,7 +72,8 @@ def _remote_files(address, options):
         found = fs.find(path)
         if not found: raise FileNotFoundError
     inside = lambda o: o[len(path):].strip('/').split('/')
-    return [fs.unstrip_protocol(o) for o in found if not any(map(hidden, inside(o))) and not o.endswith('/')]   # a key with / marks a folder
+    return [fs.unstrip_protocol(o) for o in found
+            if not any(map(hidden, inside(o))) and not o.endswith('/')]   # a key with / marks a folder
 
 # %% ../nbs/44_scale.ipynb #sc000019
 def _like_photo(name):
@@ -86,7 +88,8 @@ def _in_tar(address, options):
             rows = [(f'{address}/{o.name}', o.offset_data, o.size) for o in tar if o.isfile() and _like_photo(o.name)]
     except OSError as e:
         if not isinstance(e.__cause__, tarfile.TarError): raise
-        raise ValueError(f"{address} is not an uncompressed tar: unpack it, or pack it again without compression") from e
+        raise ValueError(f"{address} is not an uncompressed tar: "
+                         "unpack it, or pack it again without compression") from e
     files, start, size = zip(*rows) if rows else ((), (), ())
     return _items(files, address, start, size)
 
@@ -97,7 +100,8 @@ def _bytes_column(schema):
     binary = lambda o: pa.types.is_binary(o) or pa.types.is_large_binary(o)
     for o in schema:
         if binary(o.type): return o.name
-        if pa.types.is_struct(o.type) and any(k.name == 'bytes' and binary(k.type) for k in o.type): return f'{o.name}.bytes'
+        if pa.types.is_struct(o.type) and any(k.name == 'bytes' and binary(k.type) for k in o.type):
+            return f'{o.name}.bytes'
 
 def _in_parquet(address, options):
     "The photos in a Parquet file, or those at the addresses in it"
@@ -106,14 +110,16 @@ def _in_parquet(address, options):
         file = pq.ParquetFile(f)
         if _bytes_column(file.schema_arrow) is None: return _in_table(usual_names(file.read().to_pandas()), address)
         n = file.metadata.num_rows
-        names = file.read(['file']).column(0).to_pylist() if 'file' in file.schema_arrow.names else [f'{address}#{i}' for i in range(n)]
+        names = (file.read(['file']).column(0).to_pylist() if 'file' in file.schema_arrow.names
+                 else [f'{address}#{i}' for i in range(n)])
     return _items(names, address, range(n))
 
 # %% ../nbs/44_scale.ipynb #sc00001d
 def _in_table(df, source):
     "The photos whose names or addresses are in a table; names are relative to the table's folder"
     df = usual_names(df)
-    if 'file' not in df: raise ValueError(f"{source} needs a column file with the names or addresses of photos; it has {[*df.columns]}")
+    if 'file' not in df:
+        raise ValueError(f"{source} needs a column file with the names or addresses of photos; it has {[*df.columns]}")
     folder = source.rpartition('/')[0] if is_address(source) else os.path.dirname(source)
     whole = lambda o: o if is_address(o) else f'{folder}/{o}' if is_address(folder) else listed_path(o, folder)
     return _items([whole(str(o)) for o in df.file])
@@ -136,7 +142,8 @@ def _expand(source, options):
     if ending in _kinds: return _kinds[ending](source, options)
     files = _remote_files(source, options) if is_address(source) else [photo_name(o) for o in expand_inputs(source)[0]]
     endings = {os.path.splitext(o)[1].lower() for o in files}
-    if len(endings) == 1 and (kind := _kinds.get(endings.pop())): return pd.concat([kind(o, options) for o in files], ignore_index=True)
+    if len(endings) == 1 and (kind := _kinds.get(endings.pop())):
+        return pd.concat([kind(o, options) for o in files], ignore_index=True)
     return _items(files)
 
 # %% ../nbs/44_scale.ipynb #sc000020
@@ -251,7 +258,8 @@ class _Reader:
     ): # `batch`, and `read`, with names and (what `then` returned, problem), pickled
         _check_version(version('genderres'), self.job['genderres'])
         if self.job['faces'] != _readable(self.job)['faces']:
-            raise RuntimeError(f"{socket.gethostname()} cannot find faces: `pip install 'genderres[faces]'` on all nodes")
+            raise RuntimeError(f"{socket.gethostname()} cannot find faces: "
+                               "`pip install 'genderres[faces]'` on all nodes")
         items = [*pickle.loads(batch['items'][0]).itertuples()]
         with ThreadPoolExecutor(16) as pool:
             fetched = [pool.submit(fetch, o, self.options) for o in items]
@@ -337,7 +345,9 @@ def _put(output, options, name, data):
     "Write a small file whole"
     fs, path = _place(str(output), options)
     try: _patiently(fs.pipe_file, f'{path}/{name}', data)
-    except PhotoProblem as e: raise OSError(f"{output}/{name} cannot be written ({e}). What is finished is kept: the same call continues") from e
+    except PhotoProblem as e:
+        raise OSError(f"{output}/{name} cannot be written ({e}). "
+                      "What is finished is kept: the same call continues") from e
 
 # %% ../nbs/44_scale.ipynb #sc000052
 def _write(
@@ -353,8 +363,10 @@ def _write(
         write_tables(tables, f'{tmp}/a.parquet')
         data = Path(f'{tmp}/a.parquet').read_bytes()
     name = f'{batches[0]:09}-{hashlib.sha256(str(batches).encode()).hexdigest()[:8]}'
-    note = dict(file=f'{name}.parquet', sha256=hashlib.sha256(data).hexdigest(), batches=batches, photos=sum(map(len, tables)),
-                labels=Counter(w for o in tables if 'label' in o for w in o.label), said=sorted({w for _,said in found for w in said}))
+    note = dict(file=f'{name}.parquet', sha256=hashlib.sha256(data).hexdigest(),
+                batches=batches, photos=sum(map(len, tables)),
+                labels=Counter(w for o in tables if 'label' in o for w in o.label),
+                said=sorted({w for _,said in found for w in said}))
     _put(output, options, note['file'], data)
     _put(output, options, f'_manifest/{name}.json', json.dumps(note).encode())
     return dict(note=[json.dumps(note)])
@@ -368,7 +380,8 @@ def _notes(
     def check(file):
         try:
             note = json.loads(_patiently(fs.cat_file, file))
-            if hashlib.sha256(_patiently(fs.cat_file, f"{path}/{note['file']}")).hexdigest() == note['sha256']: return note
+            if hashlib.sha256(_patiently(fs.cat_file, f"{path}/{note['file']}")).hexdigest() == note['sha256']:
+                return note
         except (PhotoProblem, ValueError): pass   # cut off, or its file is gone
     fs.invalidate_cache()
     return [o for o in in_threads(check, fs.find(f'{path}/_manifest')) if o]
@@ -383,8 +396,10 @@ def _begin(output, options, job, overwrite):
         known = json.loads(fs.cat_file(f'{path}/_job.json')) if f'{path}/_job.json' in found else None
         if known and known != job and overwrite: fs.rm(path, recursive=True)
     if found and known != job and not (known and overwrite):
-        other = {k: (known[k], job.get(k)) for k in known if known[k] != job.get(k)} if known else 'no answers of predict_dataset'
-        raise FileExistsError(f"{output} has {'answers of another job' if known else 'other files'} ({'then, now: ' if known else ''}{other}): "
+        other = ({k: (known[k], job.get(k)) for k in known if known[k] != job.get(k)} if known
+                 else 'no answers of predict_dataset')
+        raise FileExistsError(f"{output} has {'answers of another job' if known else 'other files'} "
+                              f"({'then, now: ' if known else ''}{other}): "
                               "choose another output" + ", or say overwrite"*bool(known))
     if 'file' in np.atleast_1d(fs.protocol): fs.makedirs(f'{path}/_manifest', exist_ok=True)
     _put(output, options, '_job.json', json.dumps(job).encode())
@@ -396,8 +411,10 @@ def _finish(output, options, n):
     notes = _notes(output, options)
     times = Counter(b for o in notes for b in o['batches'])
     if len(times) < n:
-        raise OSError(f"{output} lacks {n - len(times):,} of {n:,} batches, though workers wrote them: it must be a place that all nodes share")
-    if len(notes) and max(times.values()) > 1: raise OSError(f"two runs wrote into {output} at the same time: delete it and start again")
+        raise OSError(f"{output} lacks {n - len(times):,} of {n:,} batches, though workers wrote them: "
+                      "it must be a place that all nodes share")
+    if len(notes) and max(times.values()) > 1:
+        raise OSError(f"two runs wrote into {output} at the same time: delete it and start again")
     known = {o['file'] for o in notes}
     for o in fs.find(path):
         if o.endswith('.parquet') and Path(o).name not in known: fs.rm_file(o)
@@ -409,7 +426,8 @@ def _check_address(address):
     "`ConnectionError` if nothing listens at an address"
     found = re.fullmatch(r'(?:ray://)?\[?(.+?)\]?:(\d+)', address)
     if not found and address not in ('local', 'auto'):
-        raise ValueError(f"the address {address!r}: give host:port of a Ray cluster, auto for the one this machine belongs to, or local")
+        raise ValueError(f"the address {address!r}: give host:port of a Ray cluster, "
+                         "auto for the one this machine belongs to, or local")
     try:
         if found: socket.create_connection((found[1], int(found[2])), 5).close()
     except OSError as e:
@@ -422,7 +440,8 @@ def connected(
     address:str='local' # Of a Ray cluster: host:port; auto: the one that this machine belongs to; local: start one here
 ):
     "Ray, connected to a cluster, or as it is if it is connected already; `ConnectionError` if there is none"
-    for k,v in dict(RAY_USAGE_STATS_ENABLED='0', RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO='0').items(): os.environ.setdefault(k, v)
+    for k,v in dict(RAY_USAGE_STATS_ENABLED='0', RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO='0').items():
+        os.environ.setdefault(k, v)
     ray = need('ray', 'ray', 'a cluster')
     need('ray.data', 'ray', 'a cluster')
     _check_address(address)
@@ -448,7 +467,8 @@ def check_nodes(
     asked = {host: ask.options(scheduling_strategy=On(k, soft=False)).remote('genderres') for k,host in nodes.items()}
     for host,o in asked.items():
         try: there = ray.get(o)
-        except ray.exceptions.RayTaskError as e: raise RuntimeError(f"{host} has no genderres: install genderres {here} on all nodes") from e
+        except ray.exceptions.RayTaskError as e:
+            raise RuntimeError(f"{host} has no genderres: install genderres {here} on all nodes") from e
         _check_version(there, here, host)
 
 # %% ../nbs/44_scale.ipynb #sc000065
@@ -466,7 +486,8 @@ def plain_data(
     try: yield
     except ray.exceptions.RayError as e:
         while isinstance(e, ray.exceptions.RayError) and (inner := getattr(e, 'cause', None) or e.__cause__): e = inner
-        e.args = tuple(o.partition('\nFailed to apply')[0] if isinstance(o, str) else o for o in e.args)   # Ray adds how it tries
+        e.args = tuple(o.partition('\nFailed to apply')[0] if isinstance(o, str) else o   # Ray adds how it tries
+                       for o in e.args)
         raise e from None
     finally:
         for k,v in kept.items(): setattr(context, k, v)
@@ -474,7 +495,7 @@ def plain_data(
 
 # %% ../nbs/44_scale.ipynb #sc000071
 def _pools(ray, workers):
-    "What `map_batches` is told of readers, as many as the judges keep busy, and of judges; actors, since a process takes seconds to start"
+    "For `map_batches`: readers, as many as the judges keep busy, and judges; actors: a process takes seconds to start"
     from ray.data import ActorPoolStrategy as Actors
     has = ray.cluster_resources()
     gpus, cpus = int(has.get('GPU', 0)), max(1, int(has.get('CPU', 1)))
@@ -510,12 +531,13 @@ def _job(clf, photos, batch_size, **kwargs):
     "What must be equal for a run to continue"
     h = hashlib.sha256()
     for o in photos.file: h.update(os.fsencode(o) + b'\0')
-    return dict(genderres=version('genderres'), classifier=clf.digest, vocab=clf.vocab, batch_size=batch_size, photos=len(photos),
-                listing=h.hexdigest(), **kwargs)
+    return dict(genderres=version('genderres'), classifier=clf.digest, vocab=clf.vocab, batch_size=batch_size,
+                photos=len(photos), listing=h.hexdigest(), **kwargs)
 
 # %% ../nbs/44_scale.ipynb #sc0000d1
 def _run(
-    model, photos, output, address, then, judge, job, workers, rows, options, overwrite, progress # As in `predict_dataset` and `_answer`
+    model, photos, output, address, then, judge, job,
+    workers, rows, options, overwrite, progress # As in `predict_dataset` and `_answer`
 ): # Notes
     "Answer all batches that have no answers yet"
     size = job['batch_size']
@@ -526,8 +548,10 @@ def _run(
         known = _notes(output, options)
         done = {b for o in known for b in o['batches']}
         batches = [dict(batch=i, items=pickle.dumps(photos[i*size:(i+1)*size])) for i in range(n) if i not in done]
-        with tqdm(total=len(photos), initial=sum(o['photos'] for o in known), delay=2, disable=not progress, unit='photo') as bar, plain_data(ray):
-            for o in _answer(ray, batches, model, then, judge, job, output, options, workers, rows) if batches else (): bar.update(o['photos'])
+        with tqdm(total=len(photos), initial=sum(o['photos'] for o in known),
+                  delay=2, disable=not progress, unit='photo') as bar, plain_data(ray):
+            for o in _answer(ray, batches, model, then, judge, job, output, options, workers, rows) if batches else ():
+                bar.update(o['photos'])
     return _finish(output, options, n)
 
 # %% ../nbs/44_scale.ipynb #sc0000d2
@@ -543,7 +567,7 @@ def _outside(photos, output):
 def predict_dataset(
     model:str|Path, # Classifier: .safetensors or .onnx file or its address; None: the ready classifier
     source, # Photos, see `list_photos`
-    output:str|Path, # New folder, or address of one, for Parquet files with the columns of `predict` and `row`, the position in `source`
+    output:str|Path, # New folder or address for Parquet files: columns of `predict`, and `row`, the place in `source`
     address:str='local', # Of a Ray cluster, see `connected`
     batch_size:int=64, # Photos judged at once
     abstain:float=None, # Below this probability the label is "unsure"; default: what the classifier's file says
@@ -560,11 +584,14 @@ def predict_dataset(
     clf = load_classifier(model, 'cpu', options)
     if faces: clf = clf.with_faces(faces)
     if classes: clf = clf.renamed(classes)
-    clf.predict(np.zeros((*clf.facts['size'], 3), np.uint8), batch_size, abstain, progress=False)   # says what is wrong with the options
+    clf.predict(np.zeros((*clf.facts['size'], 3), np.uint8), batch_size, abstain,
+                progress=False)   # says what is wrong with the options
     output, facts = _whole(output), _readable(clf.facts)
     photos = _outside(list_photos(source, options), output)
-    job = _job(clf, photos, batch_size, abstain=clf.facts['abstain'] if abstain is None else abstain, faces=facts.get('faces', 'no'))
-    notes = _run(model, photos, output, address, partial(_decoded, facts=facts), _Judge, job, workers, rows, options, overwrite, progress)
+    job = _job(clf, photos, batch_size, abstain=clf.facts['abstain'] if abstain is None else abstain,
+               faces=facts.get('faces', 'no'))
+    notes = _run(model, photos, output, address, partial(_decoded, facts=facts), _Judge, job,
+                 workers, rows, options, overwrite, progress)
     return pd.Series(sum((Counter(o['labels']) for o in notes), Counter()), name='photos')
 
 # %% ../nbs/44_scale.ipynb #sc0000e1
@@ -583,10 +610,12 @@ class _Look(_Judge):
 def _same(source): return source
 
 def count_dataset(
-    model:str|Path, source, output:str|Path, address:str='local', # As in `predict_dataset`; the files have a row for each photo, with its faces as JSON
+    model:str|Path, source, output:str|Path, # As in `predict_dataset`; files with a row for each photo, faces as JSON
+    address:str='local', # Of a Ray cluster, see `connected`
     abstain:float=None, # Below this probability a person is "unsure"; default: what the classifier's file says
     threshold:float=.4, # Least score of a face, see `find_faces`
-    batch_size:int=16, workers:int=None, rows:int=10_000, storage_options:dict=None, overwrite:bool=False, progress:bool=True # As in `predict_dataset`
+    batch_size:int=16, workers:int=None, rows:int=10_000, # As in `predict_dataset`
+    storage_options:dict=None, overwrite:bool=False, progress:bool=True # As in `predict_dataset`
 ) -> PeopleCount: # `people`, `photos` and `totals`
     "Count people in any number of photos on a Ray cluster; after an interruption the same call continues"
     options = storage_options or {}
@@ -597,5 +626,6 @@ def count_dataset(
     notes = _run(model, photos, output, address, _same, _Look, job, workers, rows, options, overwrite, progress)
     tables = [pd.read_parquet(f"{output}/{o['file']}", storage_options=options or None) for o in notes]
     looked = pd.concat(tables).sort_values('row', ignore_index=True)
-    looked = looked.assign(**{k: looked[k].map(json.loads) for k in ('faces', 'probs')}).astype(dict(file=object, id=object, problem=object))
+    looked = looked.assign(**{k: looked[k].map(json.loads) for k in ('faces', 'probs')}).astype(
+        dict(file=object, id=object, problem=object))
     return PeopleCount(*people_tables(looked, clf.vocab, abstain), clf.facts, int(looked.small.sum()))

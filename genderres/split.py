@@ -80,7 +80,8 @@ def save_split(
 def _read_split(file):
     "The table in `file`, perhaps edited in a spreadsheet; `ValueError` if it does not come from `save_split`"
     if not Path(file).is_file():
-        raise ValueError(f"split={str(file)!r}: expected 'grouped', 'random' or a CSV from save_split, and there is no such file")
+        raise ValueError(f"split={str(file)!r}: expected 'grouped', 'random' or a CSV from save_split, "
+                         "and there is no such file")
     df = read_table(file)
     if lost := {'id', 'split'} - {*df.columns}:
         raise ValueError(f"{file} has no column {' and '.join(sorted(lost))}: it does not come from save_split")
@@ -109,7 +110,7 @@ def split_photos(
     photos:pd.DataFrame, # From `check_images`, or `photos` of `gender_dls`
     valid_pct:float=.2, # Share of the training photos to validate on, if the table has no validation part
     seed:int=42, # Seed of the split
-    split:str|Path='grouped', # grouped: copies and groups stay together; random: the paper's; or a CSV from `save_split`
+    split:str|Path='grouped', # grouped: copies and groups stay together; random: the paper's; or CSV from `save_split`
     test_pct:float=0. # Share to keep for a test or for calibration, if the table has no test part; only with grouped
 ) -> pd.DataFrame: # `photos` with `split` one of train, valid, test and, for files that are not usable, left out
     "Give every photo without a part of the split one"
@@ -123,7 +124,9 @@ def split_photos(
     if str(split) == 'random':
         train, valid = RandomSplitter(valid_pct, seed)(rows)
         photos.loc[rows[train], 'split'], photos.loc[rows[valid], 'split'] = 'train', 'valid'
-    else: photos.loc[rows, 'split'] = _by_group(photos.loc[rows], valid_pct, 0 if 'test' in have else test_pct, seed, fill=not known)
+    else:
+        photos.loc[rows, 'split'] = _by_group(photos.loc[rows], valid_pct, 0 if 'test' in have else test_pct,
+                                              seed, fill=not known)
     return photos
 
 # %% ../nbs/06_split.ipynb #onephoto
@@ -150,6 +153,10 @@ def check_split(
                          "Give the folder that holds the class folders, or a table with more than one label")
     if unseen := set(used.label) - set(train.label):
         there = used[used.label.isin(unseen)]
-        raise ValueError(f"no training photo of {', '.join(sorted(unseen))}: all {len(there)} in other parts of the split. "
-                         + (_more_photos(there) or "Put some of them into the training part, or say split='grouped', which does so by itself"))
-    if not len(valid): raise ValueError(f"no validation photo among {len(used)}. {_more_photos(used) or 'Add photos, or raise valid_pct'}")
+        raise ValueError(f"no training photo of {', '.join(sorted(unseen))}: "
+                         f"all {len(there)} in other parts of the split. "
+                         + (_more_photos(there) or "Put some of them into the training part, "
+                                                   "or say split='grouped', which does so by itself"))
+    if not len(valid):
+        raise ValueError(f"no validation photo among {len(used)}. "
+                         f"{_more_photos(used) or 'Add photos, or raise valid_pct'}")

@@ -170,7 +170,8 @@ def resample(
     "The bootstrap by group: `stat` for weights that say how often each group was drawn"
     rng, group = np.random.default_rng(seed), _codes(group)
     g = group.max() + 1
-    return np.stack([stat(np.bincount(rng.integers(g, size=g), minlength=g)[group].astype(float)) for _ in range(draws)])
+    return np.stack([stat(np.bincount(rng.integers(g, size=g), minlength=g)[group].astype(float))
+                     for _ in range(draws)])
 
 # %% ../nbs/20_stats.ipynb #c81eed3d
 def ece_by_chance(

@@ -74,16 +74,20 @@ def _camera(av, number):
 # %% ../nbs/38_video.ipynb #f88cb5da
 def _cannot(source, e):
     "The error for what FFmpeg cannot open"
-    if isinstance(source, int): return OSError(f"camera {source} cannot be opened ({e.strerror}): is it there, and may you use it?")
-    if '://' in str(source): return OSError(f"{source} cannot be opened ({e.strerror}): is the address right, and is there a stream now?")
+    if isinstance(source, int):
+        return OSError(f"camera {source} cannot be opened ({e.strerror}): is it there, and may you use it?")
+    if '://' in str(source):
+        return OSError(f"{source} cannot be opened ({e.strerror}): is the address right, and is there a stream now?")
     return ValueError(f"{source} cannot be opened ({e.strerror}): is it a video, and is it complete?")
 
 def _open(av, source):
     "A container with frames; an `OSError`, `ValueError` or `TypeError` of one line if there is none"
     if isinstance(source, bool) or not isinstance(source, (int, str, Path)):
-        raise TypeError(f"source={source!r}: give the name of a video, the number of a camera, or the address of a stream")
+        raise TypeError(f"source={source!r}: "
+                        "give the name of a video, the number of a camera, or the address of a stream")
     camera = isinstance(source, int)
-    if not (camera or '://' in str(source) or Path(source).exists()): raise FileNotFoundError(f"{source} does not exist")
+    if not (camera or '://' in str(source) or Path(source).exists()):
+        raise FileNotFoundError(f"{source} does not exist")
     try: container = av.open(**_camera(av, source)) if camera else av.open(str(source), timeout=30)
     except av.FFmpegError as e: raise _cannot(source, e) from e
     why = ''
@@ -204,13 +208,15 @@ def _checked_line(line):
     try: line = tuple(float(o) for o in line)
     except (TypeError, ValueError): line = ()
     if len(line) == 4 and all(0 <= o <= 1 for o in line) and line[:2] != line[2:]: return line
-    raise ValueError("line: give x0, y0, x1, y1, each from 0 (left, top) to 1 (right, bottom), for two different points")
+    raise ValueError("line: give x0, y0, x1, y1, each from 0 (left, top) to 1 (right, bottom), "
+                     "for two different points")
 
 # %% ../nbs/38_video.ipynb #75a25d7f
 class _Watch:
     "Everybody seen so far; a look at a time"
     def __init__(self, clf, line, every, threshold=.4):
-        self.clf, self.line, self.every, self.threshold, self.size, self.people, self.looked = clf, line, every, threshold, None, {}, None
+        self.clf, self.line, self.every, self.threshold = clf, line, every, threshold
+        self.size, self.people, self.looked = None, {}, None
         self.tracker, self.boxes, self.pause, self.names = _tracker(every, threshold), np.zeros((0, 4)), every, {}
 
     def look(self, seconds, picture):
@@ -244,7 +250,8 @@ def move(self:_Watch, i, seconds, box):
     o, place = self.people.setdefault(i, _Person(seconds)), box.reshape(2, 2).mean(0)
     step = _over(self.line, o.place, place) if self.line and o.place is not None else 0
     if step: o.over, o.crossed = o.over + step, seconds
-    if o.looks and not .8 < (box[3] - box[1])/o.tall < 1.25: o.trail.clear()   # the tracker took one face for another: no speed follows from that
+    # the tracker took one face for another: no speed follows from that
+    if o.looks and not .8 < (box[3] - box[1])/o.tall < 1.25: o.trail.clear()
     o.trail.append((seconds, place))
     while len(o.trail) > 1 and seconds - o.trail[1][0] >= .1: o.trail.pop(0)
     passed = seconds - o.trail[0][0]   # the longer, the less a trembling box matters
@@ -286,20 +293,25 @@ def lost(self:_Watch,
 # %% ../nbs/38_video.ipynb #04eb4040
 @patch
 def person(self:_Watch, i, seconds, box, here):
-    "The number of the person whom the tracker calls `i`: a new one if `i` was leaving, and was missed in a look or comes nearer at once"
+    "The number of the person whom the tracker calls `i`"
     who, tall = self.names.get(i, i), box[3] - box[1]
     if who not in self.people and (lost := self.lost(seconds, box, here)) is not None:
-        number = next((k for k,name in self.names.items() if name == lost), lost)   # under which the tracker may find another one
+        # the tracker may find another one under this number
+        number = next((k for k,name in self.names.items() if name == lost), lost)
         self.names[i], self.names[number], who = lost, who, lost
         here.add(lost)
-    while (o := self.people.get(who)) and o.leaves and (o.last < self.looked or tall > 1.5*o.tall): who = (who, 'and another')
+    # a new one if `i` was leaving, and was missed in a look or comes nearer at once
+    while (o := self.people.get(who)) and o.leaves and (o.last < self.looked or tall > 1.5*o.tall):
+        who = (who, 'and another')
     return who
 
 # %% ../nbs/38_video.ipynb #b82b3ea9
 @patch(as_prop=True)
 def seen(self:_Watch):
-    "All persons, in order of appearance, without those who only leave where another one was leaving: they are that one, after a missed look"
-    return sorted((o for i,o in self.people.items() if o.weight and (o.stays or not isinstance(i, tuple))), key=lambda o: o.first)
+    "All persons, in order of appearance"
+    # without those who only leave where another one was leaving: they are that one, after a missed look
+    return sorted((o for i,o in self.people.items() if o.weight and (o.stays or not isinstance(i, tuple))),
+                  key=lambda o: o.first)
 
 @patch
 def small(self:_Watch):
@@ -348,7 +360,8 @@ class VideoCount:
         ways = self.people.get('direction', pd.Series(dtype=object)).value_counts()
         went = f", {ways.get('in', 0):,} went in, {ways.get('out', 0):,} out" if 'direction' in self.people else ''
         count = self._count
-        said = [f'{len(self.people):,} {"person" if len(self.people) == 1 else "people"} in {self.seconds:,.0f} s{went}', count.totals.round(1).to_string()]
+        said = [f'{len(self.people):,} {"person" if len(self.people) == 1 else "people"} '
+                f'in {self.seconds:,.0f} s{went}', count.totals.round(1).to_string()]
         said += [f'{unsure}: {(self.came.label == unsure).sum():,}', count.note, self.problem]
         return '\n'.join([*filter(None, said), f'({presented})'])
 
@@ -375,7 +388,8 @@ def _part_of(
     table_format(out)
     part = out.with_stem(f'{out.stem}.part')
     if not part.exists() or overwrite: return part
-    raise FileExistsError(f"{part} holds what a count that broke off had seen: move it, choose another output, or say overwrite")
+    raise FileExistsError(f"{part} holds what a count that broke off had seen: "
+                          "move it, choose another output, or say overwrite")
 
 @patch
 def keep(self:_Watch, file, abstain):
@@ -400,7 +414,8 @@ def _see(
 def _check_times(every, seconds):
     "`ValueError` for what is no time"
     if not 0 <= every < np.inf: raise ValueError(f"every={every}: give seconds from look to look, 0 for each frame")
-    if seconds is not None and not seconds > 0: raise ValueError(f"seconds={seconds}: give a time in seconds, or leave it out")
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"seconds={seconds}: give a time in seconds, or leave it out")
 
 # %% ../nbs/38_video.ipynb #bd8f5a7e
 def count_video(
@@ -415,7 +430,7 @@ def count_video(
     overwrite:bool=False, # May `out`, and what an earlier count has left beside it, be replaced?
     progress:bool=True # Show a bar, if it takes more than two seconds
 ) -> VideoCount: # Of what was seen, if it is interrupted or the video breaks off
-    "Count people in a video, each once; `OSError` or `ValueError` if it cannot be read, `ImportError` without the extra"
+    "Count people in a video, each once; `OSError` or `ValueError` if unreadable, `ImportError` without the extra"
     av = need('av', 'video', 'count_video')
     clf, abstain = start_count(clf, abstain, threshold)
     _check_times(every, seconds)
@@ -423,7 +438,8 @@ def count_video(
     keep, container = lambda: part and watch.keep(part, abstain), _open(av, source)
     try:
         with _bar(container, seconds, progress) as bar:
-            if _see(watch, _looks(av, container, lambda: watch.pause), bar, seconds, keep): problem = _why(container, watch.looked or 0)
+            if _see(watch, _looks(av, container, lambda: watch.pause), bar, seconds, keep):
+                problem = _why(container, watch.looked or 0)
     except KeyboardInterrupt: problem = 'interrupted'
     except av.FFmpegError as e: problem = f'it broke off ({e.strerror})'
     finally: container.close()

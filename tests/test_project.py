@@ -47,7 +47,7 @@ def code_cells(notebook):
     for cell in json.loads(notebook.read_text(encoding='utf-8'))['cells']:
         if cell['cell_type'] != 'code': continue
         source = ''.join(cell['source'])
-        if not source.startswith('%%'): yield re.sub(r'^(\s*)(?:\w+ *= *)?[%!].*$', r'\1pass', source, flags=re.M)
+        if not source.startswith('%%'): yield re.sub(r'^(\s*)(?:\w+ *= *)?[%!](?!=).*$', r'\1pass', source, flags=re.M)
 
 def tree(file):
     return ast.parse('\n'.join(code_cells(file)) if file.suffix == '.ipynb' else file.read_text(encoding='utf-8'))
