@@ -9,22 +9,25 @@ __all__ = ['ReadyClassifier']
 
 # %% ../nbs/36_ready.ipynb #4a8bb2ac
 import hashlib, json
+from functools import cached_property, partial
+from importlib.util import find_spec
 from pathlib import Path
-import torch, torch.nn.functional as F
+from types import SimpleNamespace
+import numpy as np
 from .files import survives_fork
-from .predict import Classifier, check_facts
+from .predict import Classifier, check_facts, normalise, onnx_session
 from .weights import portrait_file, read_portrait
 
 # %% ../nbs/36_ready.ipynb #052a104a
 def _folded(
-    state, # The tensors of a ResNet
+    state, # The arrays of a ResNet
     conv, # Name of a convolution
     norm # Name of the batch norm after it
 ): # Weight and bias of one convolution that does both
     "Put a batch norm into its convolution"
-    w, b, m, v = (state[f'{norm}.{o}'].float() for o in ('weight', 'bias', 'running_mean', 'running_var'))
-    s = w/(v + 1e-5).sqrt()
-    return state[f'{conv}.weight'].float()*s[:,None,None,None], b - m*s
+    w, b, m, v = (state[f'{norm}.{o}'].astype(np.float32) for o in ('weight', 'bias', 'running_mean', 'running_var'))
+    s = w/np.sqrt(v + 1e-5)
+    return state[f'{conv}.weight'].astype(np.float32)*s[:,None,None,None], b - m*s
 
 # %% ../nbs/36_ready.ipynb #dd7e0ddd
 def _convolutions(state):
@@ -37,26 +40,89 @@ def _convolutions(state):
             for conv,norm in pairs}
 
 # %% ../nbs/36_ready.ipynb #67559337
-def _block(x, convs, name):
-    "Two convolutions and a shortcut"
-    shortcut = convs.get(f'{name}.downsample')
-    stride = 2 if shortcut else 1
-    y = F.conv2d(x, *convs[f'{name}.conv1'], stride, 1).relu_()
-    y = F.conv2d(y, *convs[f'{name}.conv2'], 1, 1)
-    return y.add_(F.conv2d(x, *shortcut, stride) if shortcut else x).relu_()
+def _resnet(
+    x, # Normalised photos
+    convs, # See `_convolutions`
+    fc, # Weight and bias of the last layer
+    ops # Operations of a library: conv, relu, pool, add, mean, linear
+): # Logits
+    "The network, in the operations of any library"
+    x = ops.pool(ops.relu(ops.conv(x, *convs['conv1'], 2, 3)))
+    for o in (k.removesuffix('.conv1') for k in convs if k.endswith('.conv1')):
+        shortcut = convs.get(f'{o}.downsample')
+        y = ops.relu(ops.conv(x, *convs[f'{o}.conv1'], 2 if shortcut else 1, 1))
+        y = ops.conv(y, *convs[f'{o}.conv2'], 1, 1)
+        x = ops.relu(ops.add(y, ops.conv(x, *shortcut, 2, 0) if shortcut else x))
+    return ops.linear(ops.mean(x), *fc)
+
+# %% ../nbs/36_ready.ipynb #rdy00001
+def _in_torch(convs, fc):
+    "The network in PyTorch"
+    import torch, torch.nn.functional as F
+    convs, fc = {k: [*map(torch.from_numpy, v)] for k,v in convs.items()}, [*map(torch.from_numpy, fc)]
+    ops = SimpleNamespace(conv=F.conv2d, relu=F.relu_, add=torch.add, linear=F.linear, mean=lambda x: x.mean((2, 3)),
+                          pool=partial(F.max_pool2d, kernel_size=3, stride=2, padding=1))
+    @survives_fork
+    @torch.inference_mode()
+    def logits(x): return _resnet(torch.from_numpy(x), convs, fc, ops).numpy()
+    return logits
+
+# %% ../nbs/36_ready.ipynb #rdy00004
+class _Graph:
+    "Operations that write an ONNX graph; what they take and give are names of values"
+    def __init__(self):
+        import onnx
+        self.onnx, self.nodes, self.arrays = onnx, [], []
+
+    def _op(self, kind, *inputs, **kwargs):
+        self.nodes.append(self.onnx.helper.make_node(kind, inputs, [f'{kind} {len(self.nodes)}'], **kwargs))
+        return self.nodes[-1].output[0]
+
+    def _array(self, x):
+        self.arrays.append(self.onnx.numpy_helper.from_array(x, f'array {len(self.arrays)}'))
+        return self.arrays[-1].name
+
+    def conv(self, x, w, b, stride, pad):
+        return self._op('Conv', x, self._array(w), self._array(b), strides=[stride]*2, pads=[pad]*4)
+    def relu(self, x): return self._op('Relu', x)
+    def add(self, x, y): return self._op('Add', x, y)
+    def pool(self, x): return self._op('MaxPool', x, kernel_shape=[3]*2, strides=[2]*2, pads=[1]*4)
+    def mean(self, x): return self._op('Flatten', self._op('GlobalAveragePool', x))
+    def linear(self, x, w, b): return self._op('Gemm', x, self._array(w), self._array(b), transB=1)
+
+    def model(self, x, y): # Content of an ONNX file
+        "The graph from the value `x` to `y`"
+        value = partial(self.onnx.helper.make_tensor_value_info, elem_type=self.onnx.TensorProto.FLOAT)
+        graph = self.onnx.helper.make_graph(self.nodes, 'ready', [value(x, shape=['n', 3, 'height', 'width'])],
+                                            [value(y, shape=['n', 'classes'])], self.arrays)
+        opset = [self.onnx.helper.make_opsetid('', 17)]
+        return self.onnx.helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+
+# %% ../nbs/36_ready.ipynb #rdy00005
+def _in_onnx(convs, fc):
+    "The network in onnxruntime"
+    graph = _Graph()
+    session = onnx_session(graph.model('photos', _resnet('photos', convs, fc, graph)))
+    return lambda x: session.run(None, dict(photos=x))[0]
 
 # %% ../nbs/36_ready.ipynb #9474debe
 class ReadyClassifier(Classifier):
     "The classifier that comes with the package, on the processor"
-    @survives_fork
     def __init__(self,
         file:Path=portrait_file # See `read_portrait`
     ):
-        state, facts = read_portrait(file)
+        self._state, facts = read_portrait(file, 'np')
         super().__init__(check_facts(facts, file),
                          hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
-        self._convs, self._fc = _convolutions(state), [state[f'fc.{o}'].float() for o in ('weight', 'bias')]
-        self._blocks = [k.removesuffix('.conv1') for k in self._convs if k.endswith('.conv1')]
+
+    def __getstate__(self): return {k: v for k,v in vars(self).items() if k != '_network'}   # a session is no data
+
+    @cached_property
+    def _network(self):
+        "From normalised photos to logits, in the library that starts sooner, of those that are here"
+        fc = [self._state[f'fc.{o}'].astype(np.float32) for o in ('weight', 'bias')]
+        make = _in_onnx if all(map(find_spec, ('onnx', 'onnxruntime'))) else _in_torch
+        return make(_convolutions(self._state), fc)
 
     def to(self, device):
         "`ValueError` for any device but the processor"
@@ -64,12 +130,6 @@ class ReadyClassifier(Classifier):
             raise ValueError(f"device={device!r}: use GenderClassifier.ready({str(device)!r}) there")
         return self
 
-    @survives_fork
-    @torch.inference_mode()
     def logits(self, x):
         "(n, height, width, 3), uint8 → (n, classes)"
-        x = torch.from_numpy(x).permute(0, 3, 1, 2).float()/255
-        mean, std = (x.new_tensor(self.facts[o]).view(3, 1, 1) for o in ('mean', 'std'))
-        x = F.max_pool2d(F.conv2d((x - mean)/std, *self._convs['conv1'], 2, 3).relu_(), 3, 2, 1)
-        for o in self._blocks: x = _block(x, self._convs, o)
-        return F.linear(x.mean((2, 3)), *self._fc).numpy()
+        return self._network(normalise(x, self.facts))

@@ -11,22 +11,24 @@ __all__ = ['portrait_file', 'tensor_digest', 'classifier_digest', 'read_portrait
 import hashlib, json
 from importlib.resources import files
 from pathlib import Path
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 # %% ../nbs/09_weights.ipynb #b0e5eeba
 def tensor_digest(
-    state:dict # Names and tensors, on the CPU
+    state:dict # Names and tensors, on the CPU, or arrays
 ) -> str: # 64 hexadecimal digits
     "SHA-256 of the names, types, shapes and bytes, whatever the order"
     h = hashlib.sha256()
     for k in sorted(state):
-        h.update(f'{k} {state[k].dtype} {tuple(state[k].shape)}'.encode())
-        h.update(state[k].contiguous().numpy().data)
+        x = np.asarray(state[k], order='C')
+        h.update(f'{k} torch.{x.dtype} {x.shape}'.encode())
+        h.update(x.data)
     return h.hexdigest()
 
 # %% ../nbs/09_weights.ipynb #7372d5ec
 def classifier_digest(
-    state:dict, # Names and tensors, on the CPU
+    state:dict, # Names and tensors, on the CPU, or arrays
     facts:dict # What JSON can hold
 ) -> str: # 64 hexadecimal digits
     "SHA-256 of a classifier's facts and tensors"
@@ -36,11 +38,12 @@ def classifier_digest(
 portrait_file = files('genderres')/'portrait.safetensors'
 
 def read_portrait(
-    file:Path=portrait_file # Tensors, and in the metadata `genderres`, the facts as JSON, and `sha256`
+    file:Path=portrait_file, # Tensors, and in the metadata `genderres`, the facts as JSON, and `sha256`
+    framework:str='pt' # pt: tensors of PyTorch; np: arrays of NumPy
 ) -> tuple: # Names and tensors, in half precision; the facts of the ready classifier
     "What comes with the package; `ValueError` if it is missing or damaged"
     try:
-        with safe_open(file, 'pt') as f: meta, state = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
+        with safe_open(file, framework) as f: meta, state = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
         facts = json.loads(meta['genderres'])
         if meta['sha256'] != classifier_digest(state, facts): raise ValueError('the checksum does not fit')
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:

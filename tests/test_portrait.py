@@ -1,6 +1,6 @@
 "The weights that come with the package, and the classifier that is ready"
 import time
-import numpy as np, pytest, torch
+import numpy as np, pytest, torch, genderres.ready
 from torchvision.models import resnet18, resnet34
 from genderres.classifier import GenderClassifier
 from genderres.data import gender_dls
@@ -66,7 +66,10 @@ def test_another_network_is_named(photos):
     with pytest.raises(ValueError, match="'portrait' is neither a file nor known for resnet18"):
         gender_learner(gender_dls(photos, size=64, bs=8, num_workers=0), resnet18, 'portrait')
 
-def test_both_ready_classifiers_say_the_same():
+@pytest.mark.parametrize('onnx', [True, False])
+def test_both_ready_classifiers_say_the_same(onnx, monkeypatch):
+    "With onnxruntime, and without"
+    if not onnx: monkeypatch.setattr(genderres.ready, 'find_spec', lambda o: None)
     drawn = [draw_portrait(o, np.random.default_rng(i), size=100 + 20*i) for i,o in enumerate(['men', 'women']*3)]
     a, b = (o.predict(drawn, abstain=0.) for o in (ReadyClassifier(), GenderClassifier.ready('cpu')))
     assert np.allclose(a[['men', 'women']], b[['men', 'women']], atol=1e-4) and a.label.tolist() == b.label.tolist()
