@@ -70,9 +70,9 @@ def main(tmp, n, many, out):
     ray.init('local', num_cpus=2, include_dashboard=False, object_store_memory=400*2**20,
              log_to_driver=False, logging_level='ERROR', _temp_dir=str(tmp/'ray'))
     keep_memory()   # as the command `genderres predict` and Ray's actors do
-    clf = ReadyClassifier().with_faces('no')
     for threads in (2, 1):
         torch.set_num_threads(threads)
+        clf = ReadyClassifier().with_faces('no')   # its network takes as many as PyTorch
         add('predict', threads, n, timed(predict_to_file, clf, photos, tmp/f'near{threads}.parquet'))
     near = pd.read_parquet(tmp/'near1.parquet')
     start = time.time()

@@ -4,7 +4,7 @@
 
 Plain fastai loads an exported learner with a ResNet34 (`load_learner`) and calls `predict`. This library runs
 `genderres predict` on the same drawn portrait: with the classifier in the package, which looks for a face
-first, and with one saved from that learner's weights, as .safetensors and as .onnx. All in turn, `--turns`
+first, and with one of our own with a ResNet34, as .safetensors and as .onnx. All in turn, `--turns`
 times, each in a process of its own. Each row of benchmarks/results/start.csv is the median of a way; JSON
 with the ratios is printed.
 """

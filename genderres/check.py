@@ -6,7 +6,7 @@ Docs: https://genderres.github.io/genderres/check.html.md"""
 
 # %% auto #0
 __all__ = ['examine_all', 'check_photos', 'read_decisions', 'decision_keys', 'match_decisions', 'apply_decisions',
-           'inspect_photos', 'torn_pairs', 'check_summary', 'find_oddities', 'check_images']
+           'inspect_photos', 'torn_pairs', 'check_summary', 'short_names', 'find_oddities', 'check_images']
 
 # %% ../nbs/05_check.ipynb #6ee6a524
 import os, re, warnings
@@ -348,10 +348,13 @@ def _warn_alike(labels):
             warnings.warn(f"the classes {' and '.join(same)} look like one: give them one name", stacklevel=3)
 
 # %% ../nbs/05_check.ipynb #bc067adc
-def _common_folder(files):
-    "The deepest folder that holds all `files`; empty if some are in a store and others on a disk"
-    try: return os.path.commonpath([str(Path(o).parent) for o in files]) if len(files) else ''
-    except ValueError: return ''
+def short_names(
+    files:Iterable # Paths, or addresses
+) -> list: # A name for each
+    "Names below the deepest folder that holds all `files`; as they are if some are on another drive, or in a store"
+    try: base = os.path.commonpath([str(Path(o).parent) for o in files])
+    except ValueError: return [*files]
+    return [os.path.relpath(o, base) for o in files]
 
 def find_oddities(
     photos:pd.DataFrame, # `file`, `label`, `split`, `problem`, `group`, from `photos_from_source`
@@ -363,8 +366,7 @@ def find_oddities(
     "`check_images` of a table of photos"
     photos, thumbs, pairs = inspect_photos(photos, None, examine, near)
     _warn_alike(photos.label)
-    base = _common_folder(photos.file)
-    short = pd.Series([os.path.relpath(o, base) for o in photos.file], photos.index, dtype=object)
+    short = pd.Series(short_names(photos.file), photos.index, dtype=object)
     table = photos.join(_list_oddities(photos.assign(file=short), thumbs, pairs, tiny, aspect))
     table = table[['file', 'label', 'split', 'usable', 'problem', 'odd', 'detail',
                    'width', 'height', 'format', 'bytes', 'group', 'id']]

@@ -210,12 +210,13 @@ def check(dir: Dir, report: Page = None, overwrite: Overwrite = False, as_json: 
 # %% ../nbs/50_cli.ipynb #9425234e
 def _keep_apart(dir, output):
     "A usage error if the plots would lie among the photos"
+    from genderres.files import relative_names
     photos, results = dir.resolve(), output.with_suffix('').resolve()
     if not dir.is_dir() or not results.is_relative_to(photos): return
     name = output.name if results.name != photos.name else f'{photos.name}-classifier.safetensors'
     raise typer.BadParameter(f"{output}: its plots and tables would go into the folder of the photos, {dir}, "
                              "and be taken for a class. "
-                             f"Choose a name outside it, e.g. -o {os.path.relpath(photos.parent/name)}")
+                             f"Choose a name outside it, e.g. -o {relative_names([photos.parent/name], '')[0]}")
 
 # %% ../nbs/50_cli.ipynb #b6b49b14
 def _check_results(folder, overwrite=True):
@@ -489,19 +490,20 @@ def predict(
     _check_sorting(sort_into, copy, output, overwrite)
     if output and not ray: _check_output(output, overwrite, '.csv', '.parquet')
     model, paths = _classifier_first(paths, model)
-    clf = _load(model, 'cpu' if ray else device)
-    if rapid and not ray: clf = _rapid(clf, paths, batch_size)
-    if faces: clf = clf.with_faces(faces)
-    if classes: clf = clf.renamed(classes)
     if ray:
         data, text, any_read = _predict_dataset(ray, model, paths, output, batch_size, abstain, classes, faces,
                                                 overwrite, sort_into, rapid, device)
-    elif output: data, text, any_read = _predict_to_file(clf, paths, output, batch_size, abstain, overwrite)
-    elif sort_into: data, text, any_read = _predict_sorted(clf, paths, sort_into, copy, batch_size, abstain)
     else:
-        table = clf.predict(paths, batch_size, abstain)
-        data, text, any_read = (_records(table), table.round(3).to_string(index=False, na_rep=''),
-                                (table.label != '').any())
+        clf = _load(model, device)
+        if rapid: clf = _rapid(clf, paths, batch_size)
+        if faces: clf = clf.with_faces(faces)
+        if classes: clf = clf.renamed(classes)
+        if output: data, text, any_read = _predict_to_file(clf, paths, output, batch_size, abstain, overwrite)
+        elif sort_into: data, text, any_read = _predict_sorted(clf, paths, sort_into, copy, batch_size, abstain)
+        else:
+            table = clf.predict(paths, batch_size, abstain)
+            data, text, any_read = (_records(table), table.round(3).to_string(index=False, na_rep=''),
+                                    (table.label != '').any())
     if any_read: return data, f'{text}\n({presented})'
     _echo(text, err=True)
     _stop('none of these photos has an answer', 1)

@@ -99,9 +99,9 @@ class KeepEpochs(Callback):
 
     def load(self):
         "Take up the learner's last epoch, if there is a checkpoint of this job"
-        if not self.file.exists(): return
-        state = torch.load(self.file, weights_only=True, map_location='cpu')
-        if state['job'] != self.job: return
+        def read(): return torch.load(self.file, weights_only=True, map_location='cpu') if self.file.exists() else None
+        state = from_rank0(read)   # another machine need not see the file
+        if state is None or state['job'] != self.job: return
         self.learn.model.load_state_dict(state['model'])
         self.learn.create_opt()
         # the schedule sets these

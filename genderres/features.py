@@ -64,9 +64,11 @@ def memory_left() -> int: # Bytes
     "Memory that can still be used on this computer, or in this container, including what `keep_memory` kept"
     trim_memory()
     left = psutil.virtual_memory().available
-    try: most, used = (int(Path(f'/sys/fs/cgroup/memory.{o}').read_text()) for o in ('max', 'current'))
+    try:
+        most, used, stat = (Path(f'/sys/fs/cgroup/memory.{o}').read_text() for o in ('max', 'current', 'stat'))
+        files = sum(int(o.split()[1]) for o in stat.splitlines() if o.startswith(('active_file ', 'inactive_file ')))
+        return min(left, max(int(most) - int(used) + files, 0))   # the cache of files makes room
     except (OSError, ValueError): return left
-    return min(left, max(most - used, 0))
 
 # %% ../nbs/13_features.ipynb #4dbeded3
 def _views_that_fit(n_train, n_valid, each):

@@ -122,8 +122,11 @@ def relative_names(
     files:Iterable[str|Path], # Files to list
     table:str|Path # Table that will list them
 ) -> list[str]: # A name for each file, with forward slashes
-    "Names of `files` relative to the folder of `table`"
-    return [Path(os.path.relpath(o, Path(table).parent)).as_posix() for o in files]
+    "Names of `files` relative to the folder of `table`; whole ones for files on another drive"
+    def name(file):
+        try: return os.path.relpath(file, Path(table).parent)
+        except ValueError: return os.path.abspath(file)
+    return [Path(name(o)).as_posix() for o in files]
 
 # %% ../nbs/00_files.ipynb #1c1c2ab1
 def usable_cores() -> int:

@@ -19,7 +19,7 @@ from .reader import PhotoProblem, read_photo
 from .interpret import GenderInterpretation
 from .report import Report
 from .calibrate import *   # gives an interpretation its plots
-from .check import check_summary
+from .check import check_summary, short_names
 
 # %% ../nbs/28_page.ipynb #pag00007
 def escaped(
@@ -202,8 +202,7 @@ def check_sections(
 ) -> list: # For `page`
     "What `check_images` found"
     said = [o for o in check_summary(table).splitlines() if not o.startswith(' ')]   # the rest are the kinds
-    base = os.path.commonpath([Path(o).parent for o in table.file])
-    short = pd.Series([os.path.relpath(o, base) for o in table.file], table.index, dtype=object)
+    short = pd.Series(short_names(table.file), table.index, dtype=object)
     table = table.assign(path=table.file, file=short)
     out, odd = table[~table.usable], table[table.usable & (table.odd != '')]
     captions = [f'{r.file}\nfiled {r.label}\n{r.odd}' for r in odd.head(k).itertuples()]

@@ -209,7 +209,7 @@ def _table(columns):
 # %% ../nbs/30_predict.ipynb #d4163821
 def _out_of_memory(e):
     "Does this error say that memory does not suffice?"
-    words = "out of memory|can't allocate memory|Failed to allocate memory|bad_?alloc"
+    words = "out of memory|not enough memory|can't allocate memory|Failed to allocate memory|bad.?alloc"
     return isinstance(e, MemoryError) or bool(re.search(words, str(e)))
 
 # %% ../nbs/30_predict.ipynb #19ceb04d
@@ -537,8 +537,10 @@ def onnx_session(
 ): # `onnxruntime.InferenceSession`
     "A session that forked processes may also use"
     import onnxruntime
-    options, asked = onnxruntime.SessionOptions(), os.environ.get('OMP_NUM_THREADS', '')
-    options.intra_op_num_threads = int(asked) if asked.isdigit() else usable_cores()
+    options, torch = onnxruntime.SessionOptions(), sys.modules.get('torch')
+    asked = os.environ.get('OMP_NUM_THREADS', '')
+    threads = torch.get_num_threads() if torch else int(asked) if asked.isdigit() else usable_cores()
+    options.intra_op_num_threads = threads
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')   # photos are read at the same time
     session = onnxruntime.InferenceSession(model, options, providers=[provider])
     _sessions.add(session)
@@ -564,12 +566,16 @@ class OnnxClassifier(Classifier):
         "What onnxruntime calls `device`"
         names = {o.removesuffix('ExecutionProvider').lower(): o for o in self._rt.get_available_providers()}
         if device.lower() not in names:
-            raise ValueError(f"device={device!r} cannot be used: this onnxruntime has {', '.join(names)}")
+            remedy = ". `pip install onnxruntime-gpu` brings cuda"*(device.lower() == 'cuda')
+            raise ValueError(f"device={device!r} cannot be used: this onnxruntime has {', '.join(names)}{remedy}")
         return names[device.lower()]
 
     def to(self, device):
         "Run on `device` from now on; `ValueError` if onnxruntime does not have it"
-        self._session = onnx_session(self._data, self._provider(device))
+        session = onnx_session(self._data, provider := self._provider(device))
+        if provider not in session.get_providers():
+            raise ValueError(f"device={device!r} cannot be used: onnxruntime found none")
+        self._session = session
         return self
 
     @property

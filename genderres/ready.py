@@ -9,8 +9,7 @@ __all__ = ['ReadyClassifier']
 
 # %% ../nbs/36_ready.ipynb #4a8bb2ac
 import hashlib, json
-from functools import cached_property, partial
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
@@ -105,24 +104,30 @@ def _in_onnx(convs, fc):
     session = onnx_session(graph.model('photos', _resnet('photos', convs, fc, graph)))
     return lambda x: session.run(None, dict(photos=x))[0]
 
+# %% ../nbs/36_ready.ipynb #rdy00008
+class _Network:
+    "From normalised photos to logits, in the library that starts sooner, of those that are here"
+    def __init__(self, state): self.state, self.logits = state, None
+    def __getstate__(self): return dict(state=self.state, logits=None)
+
+    def __call__(self, x):
+        if self.logits is None:
+            fc = [self.state[f'fc.{o}'].astype(np.float32) for o in ('weight', 'bias')]
+            convs = _convolutions(self.state)
+            try: self.logits = _in_onnx(convs, fc)
+            except (ImportError, AttributeError): self.logits = _in_torch(convs, fc)
+        return self.logits(x)
+
 # %% ../nbs/36_ready.ipynb #9474debe
 class ReadyClassifier(Classifier):
     "The classifier that comes with the package, on the processor"
     def __init__(self,
         file:Path=portrait_file # See `read_portrait`
     ):
-        self._state, facts = read_portrait(file, 'np')
+        state, facts = read_portrait(file, 'np')
         super().__init__(check_facts(facts, file),
                          hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
-
-    def __getstate__(self): return {k: v for k,v in vars(self).items() if k != '_network'}   # a session is no data
-
-    @cached_property
-    def _network(self):
-        "From normalised photos to logits, in the library that starts sooner, of those that are here"
-        fc = [self._state[f'fc.{o}'].astype(np.float32) for o in ('weight', 'bias')]
-        make = _in_onnx if all(map(find_spec, ('onnx', 'onnxruntime'))) else _in_torch
-        return make(_convolutions(self._state), fc)
+        self._network = _Network(state)
 
     def to(self, device):
         "`ValueError` for any device but the processor"

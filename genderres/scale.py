@@ -18,6 +18,7 @@ from functools import cached_property, lru_cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 import fsspec, numpy as np, pandas as pd
 from PIL import Image
 from tqdm import tqdm
@@ -182,7 +183,8 @@ def _patiently(f, *args):
         time.sleep(wait)
 
 # %% ../nbs/44_scale.ipynb #sc000033
-@lru_cache(1)
+_reading = Lock()
+@lru_cache(2)
 def _row_group(at, group, options):
     "The photos of one row group of a Parquet file"
     import pyarrow.parquet as pq
@@ -203,7 +205,7 @@ def _row_of_parquet(at, row, options):
     options = json.dumps(options)
     ends = _group_ends(at, options)
     group = int(np.searchsorted(ends, row, 'right'))
-    column = _row_group(at, group, options)
+    with _reading: column = _row_group(at, group, options)   # or each thread would read it
     return column[row - int(ends[group]) + len(column)].as_py() or b''
 
 # %% ../nbs/44_scale.ipynb #sc000034
@@ -387,22 +389,26 @@ def _notes(
     return [o for o in in_threads(check, fs.find(f'{path}/_manifest')) if o]
 
 # %% ../nbs/44_scale.ipynb #sc000057
+def _known_job(data):
+    "What `_job.json` says; nothing if it is damaged, as by a disk that was full when it was written"
+    try: return json.loads(data)
+    except ValueError: return {}
+
 def _begin(output, options, job, overwrite):
     "Make the folder, and write the job into it; `FileExistsError` if it holds something else"
     fs, path = _place(str(output), options)
     with _named(str(output)):
         fs.invalidate_cache()
         found = fs.find(path)
-        known = json.loads(fs.cat_file(f'{path}/_job.json')) if f'{path}/_job.json' in found else None
-        if known and known != job and overwrite: fs.rm(path, recursive=True)
-    if found and known != job and not (known and overwrite):
-        other = ({k: (known[k], job.get(k)) for k in known if known[k] != job.get(k)} if known
-                 else 'no answers of predict_dataset')
-        raise FileExistsError(f"{output} has {'answers of another job' if known else 'other files'} "
-                              f"({'then, now: ' if known else ''}{other}): "
-                              "choose another output" + ", or say overwrite"*bool(known))
+        known = _known_job(fs.cat_file(f'{path}/_job.json')) if f'{path}/_job.json' in found else None
+        if known is not None and known != job and overwrite: fs.rm(path, recursive=True)
+    if found and known != job and (known is None or not overwrite):
+        other = 'no answers of predict_dataset' if known is None else 'its _job.json is damaged'
+        if known: other = f'then, now: { {k: (known[k], job.get(k)) for k in known if known[k] != job.get(k)} }'
+        raise FileExistsError(f"{output} has {'other files' if known is None else 'answers of another job'} ({other}): "
+                              "choose another output" + ", or say overwrite"*(known is not None))
     if 'file' in np.atleast_1d(fs.protocol): fs.makedirs(f'{path}/_manifest', exist_ok=True)
-    _put(output, options, '_job.json', json.dumps(job).encode())
+    if known != job: _put(output, options, '_job.json', json.dumps(job).encode())
 
 # %% ../nbs/44_scale.ipynb #sc000059
 def _finish(output, options, n):
@@ -624,8 +630,9 @@ def count_dataset(
     photos = _outside(list_photos(source, options), output)
     job = _job(clf, photos, batch_size, threshold=threshold, faces='largest')
     notes = _run(model, photos, output, address, _same, _Look, job, workers, rows, options, overwrite, progress)
-    tables = [pd.read_parquet(f"{output}/{o['file']}", storage_options=options or None) for o in notes]
-    looked = pd.concat(tables).sort_values('row', ignore_index=True)
+    def read(note):
+        with _open(f"{output}/{note['file']}", options) as f: return pd.read_parquet(f)
+    looked = pd.concat(map(read, notes)).sort_values('row', ignore_index=True)
     looked = looked.assign(**{k: looked[k].map(json.loads) for k in ('faces', 'probs')}).astype(
         dict(file=object, id=object, problem=object))
     return PeopleCount(*people_tables(looked, clf.vocab, abstain), clf.facts, int(looked.small.sum()))

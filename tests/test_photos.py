@@ -1,10 +1,11 @@
 "Folders and tables as people have them: read rightly, or refused with the file's name and the remedy"
-import inspect, re, shutil
+import inspect, os, re, shutil
 from pathlib import Path
 import pandas as pd, pytest
 from genderres import experiment
 from genderres.check import check_images, check_summary
 from genderres.data import gender_dls
+from genderres.files import relative_names
 from genderres.photos import own_results, photos_from_folder, photos_from_func, photos_from_source
 from genderres.predict import expand_inputs
 
@@ -204,3 +205,9 @@ def test_parts_too_deep_are_not_merged(tmp_path):
         (tmp_path/o).mkdir(parents=True)
         (tmp_path/o/'1.png').write_bytes(b'')
     with pytest.raises(ValueError, match='lie too deep'): photos_from_folder(tmp_path)
+
+def test_names_of_files_on_another_drive(monkeypatch, tmp_path):
+    "As on Windows, where no relative path leads there"
+    def relpath(*args): raise ValueError("path is on mount 'D:', start on mount 'C:'")
+    monkeypatch.setattr(os.path, 'relpath', relpath)
+    assert relative_names([tmp_path/'a.jpg'], 'split.csv') == [(tmp_path/'a.jpg').as_posix()]

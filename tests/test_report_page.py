@@ -61,6 +61,7 @@ def test_a_file_name_that_is_hostile_in_a_check(photos, tmp_path):
     assert 'men/&lt;script&gt;.jpg' in text and str(photos) not in text
 
 def test_every_number_has_interval_and_count():
+    plt.close('all')
     text = page('a', answer_sections(answers()))
     for name in ('accuracy', 'recall men', 'recall women'):
         assert re.search(rf'<th>{name}</th>\s*<td>[\d.]+%</td>\s*<td>[\d.]+% to [\d.]+%</td>\s*'

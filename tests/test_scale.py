@@ -1,5 +1,6 @@
 "A real Ray cluster of two nodes on this machine, a store that fails, and what is killed in the middle"
 import io, json, os, signal, subprocess, sys, tempfile, threading, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, pandas as pd, psutil, pytest
 from PIL import Image, ImageOps
@@ -257,6 +258,38 @@ def test_the_check_in_a_store_takes_folders(keys, monkeypatch):
     fs.pipe_file('/lists/a.csv', b'file\nb.jpg\n')
     with pytest.raises(ValueError, match='memory://lists/a.csv is no folder of photos: give a table'):
         check_dataset('memory://lists/a.csv')
+
+def test_counts_beside_a_store(tmp_path, monkeypatch):
+    "Photos in a store that needs options, answers on a disk"
+    def run(model, photos, output, *args):
+        table = dict(row=0, file='a.jpg', id='a', small=0, problem='', faces='[[1, 2, 9, 9, 0.9]]', probs='[[0.1, 0.9]]')
+        pd.DataFrame([table]).to_parquet(Path(output)/'a.parquet')
+        return [dict(file='a.parquet')]
+    monkeypatch.setattr(genderres.scale, '_run', run)
+    counted = genderres.scale.count_dataset(None, pd.DataFrame(dict(file=['s3://photos/a.jpg'])), tmp_path,
+                                            storage_options=dict(key='a', secret='b'))
+    assert counted.people.label.tolist() == ['women']
+
+def test_a_damaged_job(tmp_path):
+    "The disk was full when the job was written: nothing else was there yet"
+    genderres.scale._begin(tmp_path/'out', {}, dict(a=1), False)
+    (date := (tmp_path/'out'/'_job.json')).write_text('')
+    with pytest.raises(FileExistsError, match='its _job.json is damaged.*overwrite'):
+        genderres.scale._begin(tmp_path/'out', {}, dict(a=1), False)
+    genderres.scale._begin(tmp_path/'out', {}, dict(a=1), True)
+    was = date.stat().st_mtime_ns
+    genderres.scale._begin(tmp_path/'out', {}, dict(a=1), False)
+    assert date.stat().st_mtime_ns == was   # who continues writes nothing
+
+def test_a_row_group_is_read_once(tmp_path, monkeypatch):
+    pd.DataFrame(dict(file=[*'abcd'], bytes=[b'1', b'2', b'3', b'4'])).to_parquet(tmp_path/'a.parquet')
+    opened, _open = [], genderres.scale._open
+    monkeypatch.setattr(genderres.scale, '_open', lambda *a: (opened.append(1), time.sleep(.05), _open(*a))[-1])
+    photos = [*list_photos(tmp_path/'a.parquet').itertuples()]
+    n = len(opened)
+    with ThreadPoolExecutor(4) as pool:
+        assert [*pool.map(lambda o: genderres.scale.fetch(o, {}), photos)] == [b"1", b"2", b"3", b"4"]
+    assert len(opened) - n <= 5   # the group once, and where it ends once for each thread
 
 def test_versions(cluster):
     with pytest.raises(RuntimeError, match='has genderres .*, and the machine that asks 9.9'):
