@@ -20,6 +20,7 @@ from .calibrate import fit_temperature, risk_coverage
 from .groups import *   # gives an interpretation its `by_group`
 from .page import answer_sections
 from .predict import unsure
+from .reader import not_fetched
 from .evaluate import part_of
 
 # %% ../nbs/35_audit.ipynb #3a31f4ec
@@ -177,7 +178,8 @@ def _labelled(labels, by):
         return photos, photos
     table = _as_table(labels)
     persons = table.drop(columns=[o for o in ('group', 'person') if o in by], errors='ignore')
-    return photos_from_df(persons), table
+    photos = photos_from_df(persons)
+    return photos.assign(problem=photos.problem.replace(not_fetched, '')), table   # nobody opens them
 
 # %% ../nbs/35_audit.ipynb #1cbe2732
 def _beside(photos, answers):
@@ -200,10 +202,11 @@ def _beside(photos, answers):
 def at_coverage(
     sure:np.ndarray, # (n,) probability of each prediction
     right:np.ndarray, # (n,) was it right?
-    shares:tuple=(1., .95, .9, .8, .5) # How many of the photos to answer
+    shares:tuple=(1., .95, .9, .8, .5), # How many of the photos to answer
+    group:np.ndarray=None # (n,) as for `risk_coverage`
 ) -> pd.DataFrame: # Rows of `risk_coverage`
     "What answering only the surest is worth"
-    rc = risk_coverage(sure, right)
+    rc = risk_coverage(sure, right, group)
     return rc.loc[[min(np.searchsorted(rc.coverage, o - 1e-9), len(rc) - 1)
                    for o in shares]].drop_duplicates().reset_index(drop=True)
 
@@ -224,18 +227,18 @@ class Audit:
         table:pd.DataFrame, # `file`, `label`, `prediction`, perhaps class probabilities, `problem`; as from `evaluate`
         vocab:list, # Names of the classes
         by:pd.DataFrame=None, # Columns to compare groups by, in the order of `table`
-        unit:pd.Series=None, # Which photos belong together, '' if alone; in the order of `table`
+        unit:pd.Series=None, # Which photos belong together, '' if alone; default: `group` of `table`, if it has that
         notes:list=() # Sentences about where the table comes from
     ):
         store_attr('table,vocab')
         self.used = table.index[table.problem == '']
         if not len(self.used): raise ValueError(f"nothing to audit: of {len(table):,} photos, {self._left_out()}")
-        self.interp = interp = self._interpret(unit)
+        self.interp = interp = self._interpret(table.get('group') if unit is None else unit)
         self.report = self._report(interp, notes)
         by = pd.DataFrame(index=table.index) if by is None else by
         self.groups = {o: interp.by_group(by[o].loc[self.used].reset_index(drop=True)) for o in by}
         sure, right = interp.preds.max(1).values.numpy(), (interp.decoded == interp.targs).numpy()
-        self.coverage = at_coverage(sure, right) if self.has_probabilities else None
+        self.coverage = at_coverage(sure, right, group=interp.group) if self.has_probabilities else None
 
     @property
     def has_probabilities(self):
@@ -259,10 +262,12 @@ def _interpret(self:Audit, unit):
 # %% ../nbs/35_audit.ipynb #c4c692f3
 _no_probabilities = ("The answers have no probabilities: nothing can be said about calibration, AUROC, "
                      "or what it would gain to answer only when sure.")
+_not_asked = 'was trained on', 'listed twice'   # see `evaluate`
 @patch
 def _report(self:Audit, interp, notes):
     "The figures of `GenderInterpretation.report`, with those that count photos without an answer"
-    right, n, tried = int((interp.decoded == interp.targs).sum()), len(self.used), (self.table.label != '').sum()
+    right, n = int((interp.decoded == interp.targs).sum()), len(self.used)
+    tried = ((self.table.label != '') & ~self.table.problem.isin(_not_asked)).sum()
     beside = {'answered': (n, tried), 'accuracy, no answer counted as wrong': (right, tried)} if n < tried else None
     report = interp.report(beside, self.has_probabilities)
     left = [f'Left out: {self._left_out()}.'] if len(self.table) > n else []

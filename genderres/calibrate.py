@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from scipy.stats import beta, nbinom
 from .photos import presented
-from .stats import as_probabilities, calibration_error, ece_by_chance, log_losses, wilson
+from .stats import as_probabilities, calibration_error, ece_by_chance, effective_n, log_losses, wilson
 from .interpret import GenderInterpretation
 
 # %% ../nbs/23_calibrate.ipynb #f7509531
@@ -92,13 +92,18 @@ def clopper_pearson_upper(
 ) -> np.ndarray: # Shares
     "The share of errors that is not exceeded, with 95% confidence"
     errors, n = np.asarray(errors), np.asarray(n)
-    right = np.maximum(n - errors, 1)   # without a right answer the bound is 1
+    right = np.maximum(n - errors, 1e-9)   # without a right answer the bound is 1
     return np.where(errors < n, beta.ppf(.95, errors + 1, right), 1.)
 
 # %% ../nbs/23_calibrate.ipynb #91328460
+def _together(right, group):
+    "How many photos tell as much as one: more than one if those of a person, say, share their fate"
+    return len(right)/effective_n(right, group) if group is not None and len(right) else 1.
+
 def risk_coverage(
     sure:np.ndarray, # (n,) probability of each prediction
-    right:np.ndarray # (n,) was it right?
+    right:np.ndarray, # (n,) was it right?
+    group:np.ndarray=None # (n,) which photos belong together; default: none
 ) -> pd.DataFrame: # Surest first: `threshold`, `answered` (photos), `coverage`, `errors`, `risk`, `at_most` (95% bound)
     "What each threshold costs and gains"
     sure, right = np.asarray(sure, float), np.asarray(right, bool)
@@ -106,7 +111,8 @@ def risk_coverage(
     df = pd.DataFrame(dict(threshold=sure[order], answered=answered, coverage=answered/len(sure),
                            errors=np.cumsum(~right[order])))
     df = df[~df.threshold.duplicated(keep='last')].reset_index(drop=True)   # equally sure photos are answered together
-    return df.assign(risk=df.errors/df.answered, at_most=clopper_pearson_upper(df.errors, df.answered))
+    each = _together(right, group)
+    return df.assign(risk=df.errors/df.answered, at_most=clopper_pearson_upper(df.errors/each, df.answered/each))
 
 # %% ../nbs/23_calibrate.ipynb #ea4a6258
 def photos_needed(
@@ -120,19 +126,22 @@ def photos_needed(
 def choose_threshold(
     sure:np.ndarray, # (n,) probability of each prediction, of photos the network was not trained on
     right:np.ndarray, # (n,) was it right?
-    risk:float=.01 # Share of wrong answers that may not be exceeded
+    risk:float=.01, # Share of wrong answers that may not be exceeded
+    group:np.ndarray=None # (n,) which photos belong together; default: none
 ) -> pd.Series: # Row of `risk_coverage` with the lowest threshold that is good enough; `ValueError` if there is none
     "The threshold that keeps the share of wrong answers under `risk`, with 95% confidence"
     if not 0 < risk < 1: raise ValueError(f"risk={risk}: give a share of wrong answers between 0 and 1, e.g. .01")
-    first, n = photos_needed(0, risk), len(sure)
+    each, n = _together(right, group), len(sure)
+    first = math.ceil(photos_needed(0, risk)*each)
     if n < first:
         raise ValueError(f"{n} photos are too few to show a risk of at most {risk:.2%} with 95% confidence: "
-                         f"{first} without an error are needed")
-    walk = risk_coverage(sure, right)
+                         f"{first} without an error are needed" + ", since many belong together"*(each > 1))
+    walk = risk_coverage(sure, right, group)
     walk = walk[walk.answered >= max(first, n//4)]
     passed = walk[(walk.at_most <= risk).cummin()]
     if len(passed): return passed.iloc[-1]
-    at, needed = walk.iloc[0], photos_needed(int(walk.errors.iloc[0]), risk)
+    at = walk.iloc[0]
+    needed = math.ceil(photos_needed(math.ceil(at.errors/each), risk)*each)
     raise ValueError(f"no threshold keeps the risk at {risk:.2%} or below with 95% confidence: "
                      f"of the {at.answered:.0f} surest of {n} photos {at.errors:.0f} are wrong, "
                      f"and {needed} with no more errors would be needed. "
@@ -140,10 +149,12 @@ def choose_threshold(
 
 # %% ../nbs/23_calibrate.ipynb #afea77d8
 def _content_ids(interp):
-    "The hash of each photo's file, as in the column `id`"
+    "The hash of each photo's file, as in the column `id` of `dls.photos`"
     items = interp.dl.items
-    if 'id' in items: return items['id'].tolist()
-    if lost := [str(o) for o in items['file'] if not Path(o).is_file()]:
+    given = items['id'].astype(str).tolist() if 'id' in items else []
+    lost = [str(o) for o in items['file'] if not Path(o).is_file()]
+    if given and (lost or all(re.fullmatch('[0-9a-f]{16}', o) for o in given)): return given   # not one's own numbers
+    if lost:
         raise FileNotFoundError("calibrate needs a column `id`, or the files: "
                                 f"there is no {lost[0]} ({len(lost)} of {len(items)})")
     return [hashlib.sha256(Path(o).read_bytes()).hexdigest()[:16] for o in items['file']]
@@ -175,7 +186,7 @@ class Calibration:
         self.interp, self.ids, self.risk = interp, {*_content_ids(interp)}, risk
         self.temperature = fit_temperature(interp.preds, interp.targs, [*interp.vocab])
         self.after = self._at_temperature(interp)
-        self.chosen = None if risk is None else choose_threshold(*_sure_and_right(self.after), risk)
+        self.chosen = None if risk is None else choose_threshold(*_sure_and_right(self.after), risk, self.after.group)
 
     def _at_temperature(self, o):
         probs = tempered(o.preds, self.temperature)
@@ -247,7 +258,7 @@ def plot_risk_coverage(self:GenderInterpretation,
 ) -> plt.Axes:
     "The share of wrong answers if only the surest are given"
     ax = ax or plt.subplots(figsize=(5, 3.5))[1]
-    rc = risk_coverage(*_sure_and_right(self))
+    rc = risk_coverage(*_sure_and_right(self), self.group)
     ax.plot(rc.coverage, rc.risk, label='measured')
     ax.fill_between(rc.coverage, rc.risk, rc.at_most, alpha=.2, label='95% bound')
     if risk is not None: ax.axhline(risk, color='grey', ls=':', label='allowed')

@@ -130,7 +130,7 @@ def _trained(learn, interp, licence, calibration):
     if weight is not None: more['class_weights'] = weight.tolist()
     return dict(**data, seed=learn.dls.seed, weights=Path(learn.weights).name,
                 epochs_of_last_fit=len(learn.recorder.values),
-                scored_on=sorted(set(interp.dl.items['split'])), scores=scores,
+                scored_on=sorted(set(interp.dl.items.get('split', ['other photos']))), scores=scores,
                 labels=presented, date=date.today().isoformat(),
                 python=platform.python_version(), versions=versions,
                 licence=licence, **more)

@@ -652,7 +652,7 @@ def export(model: Annotated[Path, typer.Argument(exists=True, dir_okay=False, he
     pixels: Annotated[bool, typer.Option('--pixels',
         help="Take RGB bytes of any height and width, and give class names: "
              "nothing but onnxruntime is needed then.")] = False,
-    overwrite: Overwrite = False, as_json: Json = False):
+    classes: Classes = None, overwrite: Overwrite = False, as_json: Json = False):
     "Write a classifier as ONNX, for use without PyTorch, and compare its answers."
     if model.suffix.lower() == '.onnx':
         raise typer.BadParameter(f"{model} is ONNX already: export the .safetensors file that it was made from")
@@ -664,7 +664,7 @@ def export(model: Annotated[Path, typer.Argument(exists=True, dir_okay=False, he
     from genderres.export import compare
     from genderres.portraits import draw_portrait
     clf = GenderClassifier.load(model)
-    new = (clf.to_int8(output, photos, overwrite=overwrite, pixels=pixels) if int8
+    new = (clf.to_int8(output, photos, overwrite=overwrite, pixels=pixels, classes=classes) if int8
            else clf.to_onnx(output, overwrite, pixels))
     data = compare(clf, new, photos or [draw_portrait('men', np.random.default_rng(i)) for i in range(32)])
     data.update(output=str(output), megabytes=round(output.stat().st_size/1e6, 1),

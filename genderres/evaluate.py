@@ -11,7 +11,7 @@ __all__ = ['seen_in_training', 'part_of', 'evaluate']
 import base64
 import numpy as np
 from fastai.vision.all import *
-from .photos import match_labels, photos_from_source
+from .photos import match_labels, photos_from_source, unit_of
 from .check import check_photos
 from .predict import Classifier
 from .classifier import photo_numbers
@@ -59,12 +59,13 @@ def evaluate(
     progress:bool=True, # Show a bar, if it takes more than two seconds
     classes:dict=None, # The classifier's word for a label, e.g. {'Herren': 'men'}, where `match_classes` finds none
     **kwargs
-) -> pd.DataFrame: # `file`, `label`, `prediction`, a probability for each class, `problem`; a row for each photo
+) -> pd.DataFrame: # `file`, `label`, `prediction`, a probability for each class, perhaps `group`, and `problem`
     "Answers beside labels; a photo with a `problem` does not count, e.g. one that the classifier was trained on"
     photos = _to_judge(clf, source, part, classes, kwargs)
     todo = photos.index[photos.usable]
     answers = clf.predict(photos.file[todo].tolist(), batch_size, abstain=0., progress=progress).set_index(todo)
     photos.loc[todo, 'problem'] = answers.problem   # a file may be gone by now
     answers = answers.drop(columns=['file', 'problem']).rename(columns=dict(label='prediction'))
-    table = photos[['file', 'label']].join(answers)
+    table, unit = photos[['file', 'label']].join(answers), unit_of(photos)
+    if unit.duplicated().any(): table = table.assign(group=unit.where(unit.duplicated(keep=False), ''))
     return table.assign(problem=photos.problem).fillna(dict(prediction=''))

@@ -145,7 +145,7 @@ def _fold_table(scores):
 
 # %% ../nbs/40_experiment.ipynb #33199f3c
 _table_options = ('label_func', 'fn_col', 'label_col', 'valid_col', 'group_col', 'folder',
-                  'valid_pct', 'split', 'test_pct', 'decisions')
+                  'valid_pct', 'split', 'test_pct', 'decisions', 'classes')
 
 # %% ../nbs/40_experiment.ipynb #ecdbd6d0
 @delegates(run_experiment, but=['dls', 'out', 'seed'])

@@ -149,9 +149,9 @@ def _batches(clf, photos):
     return [np.stack([clf.pixels(o) for o in part]) for part in np.array_split(some, max(1, len(some)//32))]
 
 # %% ../nbs/33_export.ipynb #c745c1e9
-def _right(clf, source, kwargs):
+def _right(clf, source, classes, kwargs):
     "How many photos that were not trained on `clf` gets right, and how many there are"
-    table = evaluate(clf, source, progress=False, **kwargs)
+    table = evaluate(clf, source, progress=False, classes=classes, **kwargs)
     table = table[table.problem == '']
     return int((table.label == table.prediction).sum()), len(table)
 
@@ -164,6 +164,7 @@ def to_int8(self:GenderClassifier,
     max_drop:float=.005, # Refuse if the accuracy on the others falls by this or more
     overwrite:bool=False, # May `file` exist already?
     pixels:bool=False, # As for `to_onnx`
+    classes:dict=None, # As for `evaluate`
     **kwargs
 ) -> OnnxClassifier: # With both figures among the facts, under `int8`
     "Export to ONNX with eight-bit weights and activations, if that costs next to nothing; `ValueError` otherwise"
@@ -175,7 +176,7 @@ def to_int8(self:GenderClassifier,
     with tempfile.TemporaryDirectory() as tmp:
         clfs = [_write_onnx(model, self.facts, Path(tmp)/name, False)
                 for model,name in ((full, 'a.onnx'), (small, 'b.onnx'))]
-        (before, n), (after, _) = (_right(o, source, kwargs) for o in clfs)
+        (before, n), (after, _) = (_right(o, source, classes, kwargs) for o in clfs)
     if before - after >= max_drop*n:
         raise ValueError(f"int8 is right on {after} of {n} photos instead of {before}: "
                          "that is too much to lose, nothing was written")

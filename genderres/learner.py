@@ -20,7 +20,7 @@ from .networks import Lite0Body, build_network
 # %% ../nbs/11_learner.ipynb #a50d538d
 def known_archs() -> dict: # Name → what `gender_learner` takes as `arch`
     "The architectures by name"
-    return {o.__name__: o for o in model_meta}
+    return {o.__name__: o for o in model_meta if not o.__name__.startswith('xresnet')}
 
 # %% ../nbs/11_learner.ipynb #7afcb788
 def _check_batches(dl):

@@ -161,13 +161,14 @@ def _small_stem(net):
     return net
 
 # %% ../nbs/10_networks.ipynb #f1209ce1
-def _check_network(arch, weights, stem):
-    "`ValueError` for an unknown network or stem, or weights for a stem that has none"
+def _check_network(arch, weights, stem, head):
+    "`ValueError` for an unknown network, stem or head, or weights for a stem that has none"
+    if head not in ('fastai', 'linear'): raise ValueError(f"head={head!r}: 'fastai' or 'linear' is expected")
     if stem not in ('normal', 'small'): raise ValueError(f"stem={stem!r}: 'normal' or 'small' is expected")
     if stem == 'small' and weights is not None:
         raise ValueError("stem='small' is trained from scratch, "
                          f"weights={str(weights)!r} were made for another first layer: pass weights=None")
-    if arch not in model_meta:
+    if arch not in model_meta or arch.__name__.startswith('xresnet'):   # these take no `weights`
         raise ValueError(f"arch={getattr(arch, '__name__', arch)!r} is not known here: use a ResNet of torchvision, "
                          f"e.g. resnet34, or plain34, or {lite0.__name__!r}")
 
@@ -181,14 +182,14 @@ def linear_head(
 
 # %% ../nbs/10_networks.ipynb #49b16723
 def build_network(
-    arch:Callable, # `plain34`, `lite0` or any other key of fastai's `model_meta`
+    arch:Callable, # `plain34`, `lite0` or another key of fastai's `model_meta` but the xresnets
     n_out:int, # Number of classes
     weights:str|Path|Enum=None, # As for `gender_learner`
     stem:str='normal', # "small" lets a photo of few pixels into the first residual stage at its full size
     head:str='fastai' # "linear": see `linear_head`
 ) -> nn.Sequential: # Body and head: (n, 3, height, width) → (n, `n_out`) logits
     "The body of `arch` with `weights`, and a new head for `n_out` classes; `ValueError` if these do not go together"
-    _check_network(arch, weights, stem)
+    _check_network(arch, weights, stem, head)
     model = arch(weights=None)
     if weights is not None: _load_body(model, arch, weights)
     if stem == 'small': _small_stem(model)

@@ -159,3 +159,9 @@ def test_shell(faces, tmp_path, monkeypatch):
     assert run('--classes', 'Herr').exit_code == 2
     bad = run()
     assert bad.exit_code == 1 and 'no column with answers' in bad.stderr
+
+def test_addresses_on_both_sides(faces):
+    "Answers of a service about photos in a store: nobody opens them here"
+    labels, p = faces
+    far = labels.assign(file='s3://photos/' + labels.file)
+    assert len(audit(table(far, p, men=p, women=1 - p), far).used) == 200

@@ -2,7 +2,8 @@
 import shutil
 import numpy as np, pandas as pd, pytest, torch
 from fastai.vision.all import resnet18, set_seed, tensor
-from genderres.calibrate import choose_threshold, fit_temperature, photos_needed, reliability, risk_coverage, tempered
+from genderres.calibrate import (_content_ids, choose_threshold, fit_temperature, photos_needed, reliability,
+                                 risk_coverage, tempered)
 from genderres.classifier import GenderClassifier
 from genderres.evaluate import evaluate
 from genderres.data import gender_dls
@@ -108,3 +109,10 @@ def test_an_old_calibration_is_noticed(interp):
     cal = with_preds(interp, interp.preds.flip(1)).calibrate()
     with pytest.raises(ValueError, match='after its answers were kept'):
         interp.learn.to_classifier(interp, calibration=cal)
+
+def test_a_column_id_of_ones_own(interp):
+    "Numbers of records are no content: the files are read"
+    own = GenderInterpretation.from_answers(interp.preds, interp.targs, interp.dl.items.copy(), interp.vocab)
+    want = own.dl.items['id'].tolist()
+    own.dl.items['id'] = range(len(want))
+    assert _content_ids(own) == want

@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save_file
 from safetensors import safe_open
 from torchvision.models import resnet18
 from genderres.classifier import GenderClassifier
+from genderres.audit import Audit
 from genderres.evaluate import evaluate
 from genderres.data import gender_dls
 from genderres.portraits import sample_portraits
@@ -299,6 +300,16 @@ def test_training_photos_are_known_under_any_name(untrained, tmp_path):
     trained, rest = sum(trained.values()), sum(rest.values())
     assert evaluate(clf, moved).problem.value_counts().to_dict() == {'was trained on': trained, '': rest}
     seen = evaluate(clf, moved)
+    assert 'no answer counted as wrong' not in repr(Audit(seen, clf.vocab))   # nobody asked about the others
     for o in seen.file[seen.problem == '']: Path(o).unlink()
     with pytest.raises(ValueError, match=f'nothing to evaluate on: of {trained} photos, {trained}'):
         evaluate(clf, moved)
+
+def test_photos_of_one_person_count_together(untrained):
+    clf = GenderClassifier.load(untrained)
+    files = sorted((untrained.parent/'photos').rglob('*.jpg'))
+    table = pd.DataFrame(dict(file=[*map(str, files)], label=[o.parent.name for o in files]))
+    alone, persons = (evaluate(clf, o) for o in (table, table.assign(person=[f'p{i%2}' for i in range(len(files))])))
+    assert 'group' not in alone and {*persons.group} == {'p0', 'p1'}
+    a, b = (len({*Audit(o, clf.vocab).interp.group}) for o in (alone, persons))
+    assert b < a == (alone.problem == '').sum()

@@ -253,7 +253,8 @@ def test_cross_validation_keeps_groups_and_options(photos, monkeypatch):
     monkeypatch.setattr('genderres.experiment.run_experiment', fake)
     table = photos_from_folder(photos)[['file', 'label']].assign(
         who=[f'p{i//2}' for i in range(20)], split=['train']*16 + ['test']*4)
-    folds, every = cross_validate(table, 3, data=dict(group_col='who', valid_pct=.3, size=32, bs=8, num_workers=0),
+    folds, every = cross_validate(table, 3, data=dict(group_col='who', valid_pct=.3, size=32, bs=8, num_workers=0,
+                                                       classes=dict(men='Herren', women='Damen')),
                                   weights='portrait')
     assert (sorted(seen) == sorted(table.file[:16]) and folds.photos['all'] == 16
             and folds.accuracy['all'] == (every.targs == 0).float().mean().item())
