@@ -216,12 +216,13 @@ def photo(self:Cleaner,
     return read_photo(self.table.file[i], least=size, then=small)
 
 # %% ../nbs/27_clean.ipynb #cln00037
+def _text(words): return html.escape(words.encode('utf-8', 'backslashreplace').decode())
+
 def _caption(row, decision):
     "What is said below a photo"
     said = f'<b>{html.escape(decision)}</b>' if decision else 'open'
-    text = lambda o: html.escape(o.encode('utf-8', 'backslashreplace').decode())
-    return (f'<div style="line-height:1.3;overflow-wrap:anywhere">{said}: {text(Path(row.file).name)}<br>'
-            f'filed <b>{text(row.label)}</b><br>{text(row.why)}</div>')
+    return (f'<div style="line-height:1.3;overflow-wrap:anywhere">{said}: {_text(Path(row.file).name)}<br>'
+            f'filed <b>{_text(row.label)}</b><br>{_text(row.why)}</div>')
 
 # %% ../nbs/27_clean.ipynb #cln00039
 class CleanerWidget:
@@ -328,7 +329,7 @@ def _decide(self:CleanerWidget, decision):
     if self.current is None and not self.todo.value:
         every = self.cleaner.showing(self.label.value or None)
         if rest := [k for k,i in enumerate(every) if not self.cleaner.decisions[i]]: self.show(rest[0]//self.n)
-    return f"{decision}: {', '.join(html.escape(Path(self.cleaner.table.file[i]).name) for i in rows)}"
+    return f"{decision}: {', '.join(_text(Path(self.cleaner.table.file[i]).name) for i in rows)}"
 
 @patch
 def _undo(self:CleanerWidget):
@@ -359,7 +360,7 @@ def act(self:CleanerWidget,
 ):
     "Do what a button is called; what goes wrong is shown below"
     try: said = self._do(name)
-    except (OSError, ValueError) as e: said = html.escape(f'not kept: {e}')
+    except (OSError, ValueError) as e: said = _text(f'not kept: {e}')
     self.message.value = f'<div role="status">{said or ""}</div>'
 
 @patch

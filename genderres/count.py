@@ -21,7 +21,8 @@ from tqdm import tqdm
 from .faces import find_faces, hardly_seen, square_around
 from .files import check_output, in_threads, table_format, write_tables, write_whole
 from .photos import presented
-from .predict import Classifier, Journal, expand_inputs, journal_of, photo_name, photo_source, unsure
+from .predict import Classifier, Journal, expand_inputs, journal_job, journal_of
+from .predict import photo_name, photo_source, unsure
 from .reader import PhotoProblem, read_photo, to_pixels
 from .sort import check_apart, numbered_name
 
@@ -127,7 +128,8 @@ def is_video(
         with open(file, 'rb') as f: start = f.read(400)
     except (OSError, ValueError, TypeError): return False
     if start[4:8] == b'ftyp' and start[8:12] in _pictures: return False
-    packets = start[:1] == start[188:189] == start[376:377] == b'G'   # MPEG transport stream
+    # MPEG transport stream; camcorders put four bytes before each packet
+    packets = any(start[at:at+2*n+1:n] == b'GGG' for at,n in ((0, 188), (4, 192)))
     return packets or any(start[at:].startswith(o) for at,words in _starts.items() for o in words)
 
 # %% ../nbs/37_count.ipynb #cfd6ed54
@@ -376,18 +378,21 @@ def count_people(
     outputs = _outputs(out, overwrite)
     kept = journal_of(outputs[0]) if outputs else None
     items, n = expand_inputs(photos, [*outputs, kept] if outputs else [])
+    job = dict(count='people', classifier=clf.digest, vocab=clf.vocab, abstain=abstain, threshold=threshold,
+               pictures=None, blur=blur)
     then = lambda looked: None
     if pictures is not None:
         items, folder = [*items], Path(os.path.abspath(pictures))
-        _begin_pictures(folder, photos, items, kept is not None and kept.exists())
+        job['pictures'], known = str(folder), kept and journal_job(kept)
+        # what an earlier call made stays only if it is continued; without `overwrite` the journal refuses another job
+        _begin_pictures(folder, photos, items, known is not None and (known == job or not overwrite))
         names, items = _picture_names(items), iter(items)
         then = lambda looked: _write_pictures(looked, names, folder, clf.vocab, abstain, blur)
-    job = dict(count='people', classifier=clf.digest, vocab=clf.vocab, abstain=abstain, threshold=threshold,
-               pictures=pictures and str(folder), blur=blur)
     with Journal(outputs[0], job, overwrite) if outputs else nullcontext() as journal:
         with tqdm(total=n, delay=2, disable=not progress, unit='photo') as bar:
             looked = _count_all(clf, items, threshold, batch_size, bar, journal, then)
-        res = PeopleCount(*people_tables(looked, clf.vocab, abstain), clf.facts, int(looked.small.sum()))
+        people, photos = people_tables(looked, clf.vocab, abstain)
+        res = PeopleCount(people, photos, clf.facts, int(looked.small[photos.problem == ''].sum()))
         _warn_videos(res.photos)
         for table,file in zip((res.people, res.photos), outputs): write_tables([table], file, overwrite)
         if journal: journal.remove()

@@ -10,7 +10,7 @@ __all__ = ['epoch_table', 'run_sections', 'save_results', 'run_experiment', 'cro
 # %% ../nbs/40_experiment.ipynb #db55d0e4
 from fastai.vision.all import *
 from sklearn.model_selection import StratifiedGroupKFold
-from .files import write_whole
+from .files import write_tables, write_whole
 from .portraits import sample_portraits
 from .photos import check_results, unit_of
 from .data import gender_dls
@@ -81,9 +81,7 @@ def save_results(
     for name,fig in figs.items(): _save_fig(fig, out/f'{name}.png')
     tables = dict(epochs=epoch_table(learn).reset_index(), top_losses=interp.to_df(),
                   scores=interp.scores().reset_index(names='score'))
-    for name,o in tables.items():
-        with write_whole(out/f'{name}.csv', overwrite=True) as part:
-            o.to_csv(part, index=False, errors='surrogateescape')
+    for name,o in tables.items(): write_tables([o], out/f'{name}.csv', overwrite=True)
     write_page(out/'report.html', f'Training on {(learn.dls.photos.split == "train").sum():,} photos',
                run_sections(learn, interp), overwrite=True)
     return out

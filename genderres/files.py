@@ -9,7 +9,7 @@ __all__ = ['check_output', 'write_whole', 'need', 'table_format', 'write_tables'
            'survives_fork', 'keep_memory', 'trim_memory', 'PlainLog']
 
 # %% ../nbs/00_files.ipynb #ce984090
-import ctypes, errno, importlib, os, re, tempfile, time
+import csv, ctypes, errno, importlib, os, re, tempfile, time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -90,7 +90,11 @@ def table_format(
 def _write_csv(tables, file):
     "One CSV for all `tables`, with one header; probabilities to six digits"
     with open(file, 'w', encoding='utf-8', errors='surrogateescape', newline='') as f:
-        for i,o in enumerate(tables): o.to_csv(f, header=i == 0, index=False, float_format='%.6f')
+        for i,o in enumerate(tables):
+            # older versions of Python leave a lone carriage return bare, which ends a line for a reader
+            odd = any('\r' in str(s) for c in o.select_dtypes(exclude='number') for s in o[c])
+            o.to_csv(f, header=i == 0, index=False, float_format='%.6f',
+                     quoting=csv.QUOTE_NONNUMERIC if odd else csv.QUOTE_MINIMAL)
 
 # %% ../nbs/00_files.ipynb #24e4b2fa
 def _write_parquet(tables, file):

@@ -6,7 +6,7 @@ Docs: https://genderres.github.io/genderres/predict.html.md"""
 
 # %% auto #0
 __all__ = ['file_format', 'unsure', 'check_facts', 'expand_inputs', 'photo_name', 'photo_source', 'Classifier', 'journal_of',
-           'Journal', 'predict_to_file', 'normalise', 'onnx_session', 'OnnxClassifier']
+           'journal_job', 'Journal', 'predict_to_file', 'normalise', 'onnx_session', 'OnnxClassifier']
 
 # %% ../nbs/30_predict.ipynb #fffbc24c
 import hashlib, io, json, os, re, sys, warnings
@@ -41,7 +41,7 @@ def _is(o, *types):
 # %% ../nbs/30_predict.ipynb #e775b5e9
 def _are_classes(vocab):
     "Is this a list of two or more different class names, none of which is a column of the answers?"
-    reserved = {'file', 'label', 'problem', unsure}
+    reserved = {'file', 'label', 'prediction', 'group', 'problem', unsure}
     return (isinstance(vocab, list) and len(vocab) > 1 and all(isinstance(o, str) and o for o in vocab)
             and len({*vocab}) == len(vocab) and reserved.isdisjoint(o.lower() for o in vocab))
 
@@ -299,7 +299,7 @@ def renamed(self:Classifier,
     vocab = [match[o] for o in self.vocab]
     if not _are_classes(vocab):
         raise ValueError(f"the answers would say {', '.join(vocab)}: each class needs a name of its own, "
-                         f"other than file, label, problem and {unsure}")
+                         f"other than file, label, prediction, group, problem and {unsure}")
     clf = copy(self)
     clf.facts = {**self.facts, 'vocab': vocab}
     return clf
@@ -377,6 +377,18 @@ def journal_of(
     "Where the journal of the output `out` is"
     return out.with_name(out.name + '.part')
 
+# %% ../nbs/30_predict.ipynb #701d5112
+def journal_job(
+    file:Path # A journal, see `journal_of`
+) -> dict|None: # None if there is no journal, or if its first line is not complete
+    "The job that a journal belongs to"
+    try:
+        with open(file, 'rb') as f: line = f.readline()
+    except FileNotFoundError: return None
+    if not line.endswith(b'\n'): return None
+    try: return json.loads(line)
+    except ValueError: return 'not a journal'
+
 # %% ../nbs/30_predict.ipynb #47eac02f
 def _differences(
     found, # What the journal says
@@ -404,19 +416,12 @@ class Journal:
 
     def _begin(self, job, overwrite):
         "Write the job into a new journal; `FileExistsError` if this is the journal of another job"
-        found = self._first()
+        found = journal_job(self.file)
         if found is not None and found != job and not overwrite:
             raise FileExistsError(f"{self.file} is the unfinished work of another call{_differences(found, job)}. "
                                   "Give the same photos and options to continue it, say overwrite to start again, "
                                   "or choose another output")
         if found != job: self.file.write_text(json.dumps(job) + '\n')
-
-    def _first(self):
-        "What the first line says; None if it is not complete"
-        with open(self.file, 'rb') as f: line = f.readline()
-        if not line.endswith(b'\n'): return None
-        try: return json.loads(line)
-        except ValueError: return 'not a journal'
 
     def close(self):
         "Let others write the file"
@@ -461,8 +466,8 @@ def skip(self:Journal, items):
     with open(self.file, 'rb') as f: end, done = len(f.readline()), 0
     for batch,pos in self.batches():
         if [photo_name(o) for o in islice(items, len(batch['file']))] != batch['file']:
-            raise ValueError(f"the photos are not those that {self.file} has answers for: "
-                             "give the same photos to continue, or say overwrite")
+            raise ValueError(f"the photos are not those that {self.file} has answers for: give the same photos "
+                             f"to continue, choose another output, or delete {self.file} to start again")
         end, done = pos, done + len(batch['file'])
     os.truncate(self.file, end)
     return done

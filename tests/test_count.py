@@ -122,6 +122,21 @@ def test_interrupted(crowds, tmp_path, monkeypatch):
     assert sorted(o.name for o in (tmp_path/'boxes').iterdir()) == boxes
     assert sorted(o.name for o in tmp_path.glob('p*.csv*')) == ['p-photos.csv', 'p.csv']
 
+def test_no_picture_of_an_earlier_job_stays_where_faces_are_blurred(crowds, tmp_path, monkeypatch):
+    "Also with `overwrite`, which starts anew; the same call may continue with it"
+    calls, judge = [], genderres.count._judge
+    def stop(*args):
+        calls.append(args)
+        if len(calls) == 2: raise KeyboardInterrupt
+        return judge(*args)
+    monkeypatch.setattr(genderres.count, '_judge', stop)
+    job = dict(out=tmp_path/'p.csv', pictures=tmp_path/'boxes', batch_size=1, overwrite=True)
+    with pytest.raises(KeyboardInterrupt): count_people(crowds, Light(), **job)
+    with pytest.raises(FileExistsError, match='boxes is not empty'): count_people(crowds, Light(), blur=True, **job)
+    with pytest.raises(FileExistsError, match='another call'):
+        count_people(crowds, Light(), blur=True, **{**job, 'overwrite': False})
+    assert len(count_people(crowds, Light(), **job).people) == 6 and len(os.listdir(tmp_path/'boxes')) == 4
+
 def test_a_photo_vanishes(crowds, tmp_path, monkeypatch):
     "What was found is counted; only the picture is missing"
     judge = genderres.count._judge
@@ -194,6 +209,12 @@ def test_many_small_faces(monkeypatch):
         assert (res.small == small
                 and (f'note: {small} faces are close to the least size that is found' in str(res)) == (small > 0))
     assert 'close to the least size' not in str(of(200, 1, (640, 360)))
+
+def test_small_faces_of_a_copy_count_once(monkeypatch):
+    installed()
+    face = pd.DataFrame([(9., 9., 21., 21., .9)], columns=['x0', 'y0', 'x1', 'y1', 'score'])
+    monkeypatch.setattr(genderres.count, 'find_faces', lambda o, *args: face)
+    assert count_people([Image.new('RGB', (640, 360))]*3, Light()).small == 1
 
 def test_videos_among_the_photos(crowds):
     "They have a row that says so, and a word; photos in files that look a little like videos are counted"

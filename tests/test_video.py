@@ -203,6 +203,27 @@ def test_ctrl_c_keeps_what_was_counted(clips):
     with pytest.warns(UserWarning, match='shop.mp4: interrupted; what was seen in'): res = count(clips/'shop.mp4', clf)
     assert res.problem == 'interrupted' and len(res.people) in (1, 2)
 
+def test_ctrl_c_before_the_first_frame(clips, monkeypatch):
+    def press(*args): raise KeyboardInterrupt
+    monkeypatch.setattr('genderres.video.find_faces', press)
+    with pytest.warns(UserWarning, match='interrupted'): res = count(clips/'shop.mp4')
+    assert res.problem == 'interrupted' and res.small == 0 and not len(res.people)
+
+def test_a_clip_of_few_pictures(tmp_path):
+    "Nobody can be followed from one look to the next and to a third; it says so"
+    file = draw_clip(tmp_path/'still.mp4', [Walk('men', 4, 0, .5, [(.5, .5)]*2)])
+    with pytest.warns(UserWarning, match='still.mp4: it is too short to follow anybody .2 of 3 looks.: count its pict'):
+        res = count(file, every=0, seconds=.06)
+    assert 'it is too short to follow anybody (2 of 3 looks)' in repr(res) and not len(res.people)
+    three = count(file, every=0, seconds=.1)
+    assert len(three.people) == 1 and not three.problem
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows allows no such name')
+def test_a_colon_in_a_name(clips, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(clips/'cross.mp4', 'door:1.mp4')
+    assert len(count('door:1.mp4').people) == 2
+
 @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='no named pipes')
 def test_an_endless_stream_stops_when_told(tmp_path):
     data = draw_clip(tmp_path/'one.ts', [Walk('men', 4, 0, 2, down)]).read_bytes()
