@@ -221,10 +221,11 @@ def _split_at_random(
     seed=42,
 ): # With `split`: train, valid or left out
     "The usual random split, whatever belongs together"
-    from fastai.data.transforms import RandomSplitter   # takes seconds to import
+    import torch   # takes seconds
     usable = photos.index[photos.usable]
+    order = torch.randperm(len(usable), generator=torch.Generator().manual_seed(seed)).numpy()
     split = pd.Series('left out', photos.index, dtype=object)
-    for name,part in zip(('train', 'valid'), RandomSplitter(valid_pct, seed)(usable)): split[usable[part]] = name
+    for name,part in zip(('valid', 'train'), np.split(order, [int(valid_pct*len(order))])): split[usable[part]] = name
     return photos.assign(split=split)
 
 # %% ../nbs/05_check.ipynb #c767e797
