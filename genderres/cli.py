@@ -197,13 +197,15 @@ def check(dir: Dir, report: Page = None, overwrite: Overwrite = False, as_json: 
      "Nothing is changed.")
     _check_page(report, overwrite)
     from genderres.check import check_images, check_summary
-    from genderres.page import check_sections
     table = check_images(dir, verbose=False)
     out, odd = table[~table.usable], table[table.usable & (table.odd != '')]
     data = dict(files=len(table), usable=table[table.usable].label.value_counts().sort_index().to_dict(),
                 copies=table.attrs, left_out=_records(out[['file', 'label', 'problem']]),
                 odd=_records(odd[['file', 'label', 'odd', 'detail']]))
-    said = _write_page(report, f'Check of {dir.resolve().name}', lambda: check_sections(table), overwrite)
+    def sections():
+        from genderres.page import check_sections   # with fastai
+        return check_sections(table)
+    said = _write_page(report, f'Check of {dir.resolve().name}', sections, overwrite)
     return data, (f'{dir}: {check_summary(table)}' + _listed('cannot be used, and left where they are', out, 'problem')
                   + _listed('odd, and used', odd, 'detail') + said)
 
