@@ -5,8 +5,9 @@
 All on this machine, a thread for each worker. `predict` is `predict_to_file` of the ready classifier on whole
 photos, with so many threads, and `read` decodes and resizes them on one thread. `ray` is `predict_dataset`
 with so many workers on the same photos, the start of the workers included; `start` is that of eight photos,
-nearly all of it the start. `lost` is the number of photos without their row, `different` of rows that are not
-those of `predict` to the last digit.
+nearly all of it the start. Two threads and two workers also judge `--long` photos, among which the start weighs
+less. `lost` is the number of photos without their row, `different` of rows that are not those of `predict` to
+the last digit.
 
 `many` is an untrained ResNet18 at 32 pixels on many small photos, which says what the engine can do when the
 network costs next to nothing; `start_mb` and `end_mb` are what all processes of the node hold together, on
@@ -58,7 +59,7 @@ class Memory:
         n = len(self.mb)
         return round(float(np.mean(self.mb[n*fifth//5:max(n*fifth//5 + 1, n*(fifth+1)//5)])))
 
-def main(tmp, n, many, out):
+def main(tmp, n, long, many, out):
     rows = []
     def add(engine, workers, photos, seconds, **kwargs):
         rows.append(dict(engine=engine, workers=workers, photos=photos, seconds=round(seconds, 1),
@@ -66,24 +67,28 @@ def main(tmp, n, many, out):
         print(rows[-1], flush=True)
         pd.DataFrame(rows).to_csv(out, index=False)
     files = [*sample_portraits(tmp/'drawn', n=100, size=768).glob('*/*')]
-    photos = copies(tmp/'photos', files, n)
+    sets = {o: copies(tmp/f'photos{o}', files, o) for o in (n, long)}
     ray.init('local', num_cpus=2, include_dashboard=False, object_store_memory=400*2**20,
              log_to_driver=False, logging_level='ERROR', _temp_dir=str(tmp/'ray'))
     keep_memory()   # as the command `genderres predict` and Ray's actors do
-    for threads in (2, 1):
+    near = {}
+    for threads,o in ((2, long), (2, n), (1, n)):
         torch.set_num_threads(threads)
         clf = ReadyClassifier().with_faces('no')   # its network takes as many as PyTorch
-        add('predict', threads, n, timed(predict_to_file, clf, photos, tmp/f'near{threads}.parquet'))
-    near = pd.read_parquet(tmp/'near1.parquet')
+        file = tmp/f'near{threads}-{o}.parquet'
+        add('predict', threads, o, timed(predict_to_file, clf, sets[o], file))
+        near[o] = pd.read_parquet(file)
     start = time.time()
-    for o in sorted(photos.iterdir()): clf.pixels(o)
+    for o in sorted(sets[n].iterdir()): clf.pixels(o)
     add('read', 1, n, time.time() - start, bytes=round(sum(o.stat().st_size for o in files)/len(files)))
     predict_dataset(None, files[:8], tmp/'warm', faces='no', progress=False)
     add('start', 1, 8, timed(predict_dataset, None, files[:8], tmp/'start', workers=1, faces='no'))
-    for workers in (1, 2):
-        seconds = timed(predict_dataset, None, photos, tmp/f'far{workers}', workers=workers, faces='no')
-        far = pd.read_parquet(tmp/f'far{workers}').sort_values('row', ignore_index=True)
-        add('ray', workers, n, seconds, lost=n - len(far), different=int((far[[*near]] != near).any(axis=1).sum()))
+    for workers,o in ((1, n), (2, n), (2, long)):
+        to = tmp/f'far{workers}-{o}'
+        seconds = timed(predict_dataset, None, sets[o], to, workers=workers, faces='no')
+        far = pd.read_parquet(to).sort_values('row', ignore_index=True)
+        different = (far[[*near[o]]] != near[o]).any(axis=1).sum()
+        add('ray', workers, o, seconds, lost=o - len(far), different=int(different))
     set_seed(0)
     learn = gender_learner(gender_dls(sample_portraits(tmp/'small', n=40, size=48), size=32, bs=8, num_workers=0),
                            resnet18, weights=None)
@@ -99,8 +104,9 @@ def main(tmp, n, many, out):
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--photos', type=int, default=6000)
+    p.add_argument('--long', type=int, default=20_000, help='with two workers, again so many')
     p.add_argument('--many', type=int, default=100_000)
     p.add_argument('--out', type=Path, default=Path(__file__).parent/'results'/'scale.csv')
     args = p.parse_args()
     with tempfile.TemporaryDirectory(dir='/tmp', ignore_cleanup_errors=True) as tmp:
-        main(Path(tmp), args.photos, args.many, args.out)
+        main(Path(tmp), args.photos, args.long, args.many, args.out)
