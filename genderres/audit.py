@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from fastai.vision.all import *
 from .files import need
 from .photos import (as_words, class_meaning, match_classes, matches_in_words, photos_from_df,
-                              photos_from_folder, read_table)
+                              photos_from_folder, read_table, usual_names)
 from .stats import calibration_error, ece_by_chance
 from .interpret import GenderInterpretation
 from .report import Report
@@ -22,6 +22,16 @@ from .page import answer_sections
 from .predict import unsure
 from .reader import not_fetched
 from .evaluate import part_of
+
+# %% ../nbs/35_audit.ipynb #audtrust
+def _trusted(match, files, known):
+    "Those matches that are as long as any, or start with the same two folders as one that is, or are a whole path"
+    pairs = {i: (files[i], known[j]) for i,j in match.dropna().astype(int).items()}
+    same = {i: len(os.path.commonprefix([a[::-1], b[::-1]])) for i,(a,b) in pairs.items()}
+    roots = {i: (a[:len(a) - same[i]], b[:len(b) - same[i]]) for i,(a,b) in pairs.items()}
+    most = max(same.values(), default=0)
+    usual = {o for i,o in roots.items() if same[i] == most}
+    return match[[i for i,o in roots.items() if o in usual or () in o]].reindex(match.index)
 
 # %% ../nbs/35_audit.ipynb #3a31f4ec
 def match_files(
@@ -35,17 +45,28 @@ def match_files(
         mine, theirs = (pd.Series(['/'.join(o[-k:]) for o in paths], dtype=object) for paths in (files, known))
         single = theirs[~theirs.duplicated(keep=False)]
         match = match.fillna(mine.mask(mine.duplicated(keep=False)).map(dict(zip(single, single.index))))
-    return match
+    return _trusted(match, files, known)
 
 # %% ../nbs/35_audit.ipynb #fd0fd4f2
 _usual = dict(
-    file=['file', 'filename', 'filepath', 'path', 'imgpath', 'imagepath', 'image', 'img', 'photo'],
     label=['prediction', 'predicted', 'dominantgender', 'label', 'gender', 'gendervalue', 'sex', 'class'],
     probability=['probability', 'genderprobability', 'genderconfidence', 'genderscore'])
-def _usual_column(table, names):
-    "The first column of a usual name, in any case and with any signs between its words"
+def _usual_columns(table):
+    "The columns `file`, `label` and `probability`, found by usual names in any case, with any signs between words"
     plain = {''.join(filter(str.isalnum, str(o).lower())): o for o in table.columns}
-    return first(plain[o] for o in names if o in plain)
+    found = dict(file=dict(zip(usual_names(table), table)).get('file'))
+    found |= {k: first(plain[o] for o in names if o in plain) for k,names in _usual.items()}
+    return {k: o for k,o in found.items() if o is not None}
+
+# %% ../nbs/35_audit.ipynb #audone00
+def _one(table, name, whose='answers'):
+    "The column of this name; `ValueError` if there are two"
+    if isinstance(table[name], pd.Series): return table[name]
+    raise ValueError(f"the {whose} have two columns {name!r}: rename one of them")
+
+def _numeric(table, name):
+    "The numbers in a column; NaN where there is none"
+    return pd.to_numeric(_one(table, name), errors='coerce').astype(float)
 
 # %% ../nbs/35_audit.ipynb #8e409ad6
 def _words_in(name):
@@ -58,7 +79,7 @@ def _class_columns(table, vocab, classes):
     means, res = {class_meaning(o): o for o in vocab}, {}
     for o in table.columns:
         said = {means.get(class_meaning(classes.get(w, w))) for w in _words_in(o)} - {None}
-        if len(said) != 1 or not pd.to_numeric(table[o], errors='coerce').notna().any(): continue
+        if len(said) != 1 or not _numeric(table, o).notna().any(): continue
         name = said.pop()
         if name in res:
             raise ValueError(f"two columns for {name}, {res[name]} and {o}: say which has the probabilities, "
@@ -71,9 +92,9 @@ def _find_columns(table, vocab, classes, columns):
     "The columns of a table of answers: file, label, probability, and one for each class that has one"
     if lost := [o for o in columns.values() if o not in table.columns]:
         raise ValueError(f"the answers have no column {', '.join(map(repr, lost))}; they have {[*table.columns]}")
-    if odd := [o for o in columns if o not in {*_usual, *vocab}]:
-        raise ValueError(f"columns says where {', '.join(odd)} is: expected {', '.join([*_usual, *vocab])}")
-    res = {k: o for k,names in _usual.items() if (o := _usual_column(table, names)) is not None}
+    if odd := [o for o in columns if o not in {'file', *_usual, *vocab}]:
+        raise ValueError(f"columns says where {', '.join(odd)} is: expected {', '.join(['file', *_usual, *vocab])}")
+    res = _usual_columns(table)
     if not columns.keys() & {'label', 'probability', *vocab}: res |= _class_columns(table, vocab, classes)
     if 'label' in columns or len(vocab) != 2 or res.keys() & {*vocab}: res.pop('probability', None)
     res |= columns
@@ -84,13 +105,17 @@ def _find_columns(table, vocab, classes, columns):
                          "(in the shell: --columns label=gender)")
     return res
 
+# %% ../nbs/35_audit.ipynb #audshare
+def _shares(numbers):
+    "Percentages as shares of 1; the largest number and the largest fiftieth do not decide, as they may be slips"
+    return numbers/100 if numbers.quantile(.98, interpolation='lower') > 1.5 else numbers
+
 # %% ../nbs/35_audit.ipynb #d1c2f3ed
 def _numbers(table, found, vocab, labels):
     "A column of probabilities for each class, from whatever there is; None if there are answers only"
-    own = {k: pd.to_numeric(table[found[k]], errors='coerce') for k in vocab if k in found}
+    own = {k: _numeric(table, found[k]) for k in vocab if k in found}
     if not own and 'probability' in found and len(vocab) == 2:
-        of_label = pd.to_numeric(table[found['probability']], errors='coerce')
-        if of_label.max() > 1.5: of_label = of_label/100
+        of_label = _shares(_numeric(table, found['probability']))
         own = {vocab[0]: of_label.where(labels == vocab[0], 1 - of_label).where(labels != '')}
     if not own: return None
     if len(vocab) == 1:
@@ -100,7 +125,8 @@ def _numbers(table, found, vocab, labels):
         raise ValueError(f"probabilities of {', '.join(own)}, but none of {', '.join(lacking)}: name all columns, "
                          "or the one with the answers alone, e.g. columns={'label': 'gender'}")
     probs = pd.DataFrame(own)
-    if (probs.sum(axis=1).median() if len(own) == len(vocab) else probs.max().max()) > 1.5: probs = probs/100
+    if len(own) < len(vocab): probs = probs.apply(_shares)
+    elif probs.sum(axis=1).median() > 1.5: probs = probs/100
     return probs.assign(**{o: 1 - probs.sum(axis=1, skipna=False) for o in vocab if o not in own})[vocab]
 
 # %% ../nbs/35_audit.ipynb #5443c949
@@ -122,13 +148,21 @@ def _problems(probs, labels):
     return problem
 
 # %% ../nbs/35_audit.ipynb #08b7b945
-def _as_table(source):
-    "The table in a file, or the table itself"
-    if isinstance(source, pd.DataFrame): return source.reset_index(drop=True)
+def _read(source):
+    "The table in a file"
     if not Path(source).is_file(): raise FileNotFoundError(f"no such file: {source}")
     if Path(source).suffix.lower() != '.parquet': return read_table(source)
     need('pyarrow', 'parquet', 'Parquet')
     return pd.read_parquet(source)
+
+def _as_table(source, whose='answers'):
+    "The table in a file, or the table itself, with rows counted from 0; an index of words becomes a column by its name"
+    table = source if isinstance(source, pd.DataFrame) else _read(source)
+    if not len(table):
+        raise ValueError(f"{f'the table of {whose}' if source is table else source} has no rows: "
+                         "expected one for each photo")
+    name = table.index.name
+    return table.reset_index(drop=name is None or name in table or pd.api.types.is_numeric_dtype(table.index))
 
 # %% ../nbs/35_audit.ipynb #3198a31c
 def _word_labels(words, vocab, classes):
@@ -140,6 +174,12 @@ def _word_labels(words, vocab, classes):
                           'the answers say', 'the labels say')
     return pd.Series([match.get(o, '') for o in words], words.index, dtype=object), match
 
+# %% ../nbs/35_audit.ipynb #audsettl
+def _settled(probs, labels, problem):
+    "`probs` where the label is the most likely class: of two that are equally likely, it gets a hair more"
+    tied = (problem == '') & (labels != '') & (probs.fillna(0).idxmax(axis=1) != labels)
+    return probs.add(pd.DataFrame({o: 2e-6*(tied & (labels == o)) for o in probs}))
+
 # %% ../nbs/35_audit.ipynb #6a5d9373
 def _answers(
     table, # Answers from anywhere
@@ -149,14 +189,15 @@ def _answers(
 ) -> tuple: # `file`, `prediction`, perhaps probabilities, `problem`; and a sentence for each thing to know
     "Answers in the words of `vocab`"
     found = _find_columns(table, vocab, classes, columns)
-    words = pd.Series(as_words(table[found['label']]) if 'label' in found else '', table.index, dtype=object)
-    labels, match = _word_labels(words, vocab, classes)
+    words = as_words(_one(table, found['label'])) if 'label' in found else ''
+    labels, match = _word_labels(pd.Series(words, table.index, dtype=object), vocab, classes)
     notes = [f"Read from the answers: {', '.join(f'{k} from {v}' for k,v in found.items())}."]
     if said := matches_in_words(match): notes.append(f'Matched: {said}.')
-    res = pd.DataFrame(dict(file=as_words(table[found['file']])), dtype=object)
+    res = pd.DataFrame(dict(file=as_words(_one(table, found['file']))), dtype=object)
     probs = _numbers(table, found, vocab, labels)
     if probs is None: return res.assign(prediction=labels, problem=np.where(labels == '', 'no answer', '')), notes
-    problem, probs = _problems(probs, labels), probs.clip(lower=0)
+    problem = _problems(probs, labels)
+    probs = _settled(probs.clip(lower=0), labels, problem)
     best = probs.fillna(0).idxmax(axis=1).where(problem == '', '')
     return res.assign(prediction=best, **probs.div(probs.sum(axis=1), axis=0), problem=problem), notes
 
@@ -176,12 +217,14 @@ def _labelled(labels, by):
         photos = photos_from_folder(labels)
         photos['file'] = [os.path.relpath(o, labels) for o in photos.file]
         return photos, photos
-    table = _as_table(labels)
-    persons = table.drop(columns=[o for o in ('group', 'person') if o in by], errors='ignore')
-    photos = photos_from_df(persons)
-    return photos.assign(problem=photos.problem.replace(not_fetched, '')), table   # nobody opens them
+    table = _as_table(labels, 'labels')
+    compared = [o for o in by if o in table and 'group' in usual_names(table[[o]])]   # these are not persons
+    photos = photos_from_df(table.drop(columns=compared))
+    photos['problem'] = photos.problem.replace(not_fetched, '')   # nobody opens them
+    return photos, table.rename(columns=str)
 
 # %% ../nbs/35_audit.ipynb #1cbe2732
+_no_label = 'labelled unsure'
 def _beside(photos, answers):
     "Answers beside labels, like the table of `evaluate`, and notes on files that only one side has"
     todo = photos.index[photos.problem == '']
@@ -193,7 +236,8 @@ def _beside(photos, answers):
                          "Give names that end alike, and only once on each side")
     theirs = answers[match.notna()].drop(columns='file').set_axis(todo[match.dropna().astype(int)])
     table = photos[['file', 'label']].join(theirs.drop(columns='problem')).fillna(dict(prediction=''))
-    problem = photos.problem.where(photos.problem != '', theirs.problem.reindex(photos.index).fillna('no answer'))
+    problem = theirs.problem.reindex(photos.index).fillna('no answer').mask(photos.label == unsure, _no_label)
+    problem = photos.problem.where(photos.problem != '', problem)
     unknown = answers.file[match.isna()]
     notes = [f"Answers about files without a label: {len(unknown):,}, e.g. {unknown.iloc[0]}."] if len(unknown) else []
     return table.assign(problem=problem), notes
@@ -262,7 +306,7 @@ def _interpret(self:Audit, unit):
 # %% ../nbs/35_audit.ipynb #c4c692f3
 _no_probabilities = ("The answers have no probabilities: nothing can be said about calibration, AUROC, "
                      "or what it would gain to answer only when sure.")
-_not_asked = 'was trained on', 'listed twice'   # see `evaluate`
+_not_asked = 'was trained on', 'listed twice', _no_label   # see `evaluate`
 @patch
 def _report(self:Audit, interp, notes):
     "The figures of `GenderInterpretation.report`, with those that count photos without an answer"
@@ -317,22 +361,23 @@ def sections(self:Audit,
             ('Answering only when at least so sure', sure), *groups]
 
 # %% ../nbs/35_audit.ipynb #0a4c57a3
-def _vocab(labels, words, classes):
-    "The match of labels with classes, and all classes; `ValueError` if `classes` has a name that is in neither table"
+def _vocab(labels, judged, words, classes):
+    "The match of all labels with classes, and the classes of those that are `judged` and of words of the answers"
+    match_classes(classes, classes=classes)   # are these new names for names?
     if lost := [o for o in classes if o not in words and o not in labels]:
         raise ValueError(f"classes has a new name for {', '.join(lost)}, "
                          "which is neither among the labels nor in the answers")
     match = match_classes(labels, None, {k: v for k,v in classes.items() if k in labels},
                           'the labels say', 'they would be')
-    means = {class_meaning(o) for o in match.values()}
-    return match, sorted({*match.values(),
-                          *(o for o in classes.values() if class_meaning(o) not in means and o != unsure)})
+    every = {class_meaning(o): o for o in (*classes.values(), *match.values()) if o != unsure}
+    meant = {class_meaning(classes.get(o, o)) for o in (*judged, *words)}
+    vocab = [o for k,o in every.items() if k in meant]
+    return match, sorted(vocab if len(vocab) > 1 else every.values())
 
 # %% ../nbs/35_audit.ipynb #746c7790
 def _all_words(table):
     "All that may be a word for a class: what columns hold, and what they are called"
-    held = (w for o in table.select_dtypes(exclude='number') for w in as_words(table[o]))
-    return {*held, *(w for o in table.columns for w in _words_in(o))}
+    return {w for name,o in table.items() for w in (*as_words(o), *_words_in(name))}
 
 # %% ../nbs/35_audit.ipynb #3b459635
 def audit(
@@ -344,14 +389,15 @@ def audit(
     columns:dict=None # Columns of `answers` that are not found: file, label, probability (of the label), or a class
 ) -> Audit:
     "The report, the calibration and the groups of any classifier, from a table of its answers"
-    by, classes, columns = [by] if isinstance(by, str) else [*by], classes or {}, columns or {}
+    by, classes = [*map(str, [by] if isinstance(by, str) else by)], classes or {}
     photos, table = _labelled(labels, by)
     if lost := [o for o in by if o not in table]:
         raise ValueError(f"by={lost[0]!r}: the labels have no such column; they have {[*table.columns]}")
-    answers = _as_table(answers)
-    match, vocab = _vocab({*photos.label}, _all_words(answers) if classes else {}, classes)
-    said, notes = _answers(answers, vocab, classes, columns)
+    answers = _as_table(answers).rename(columns=str)
+    some = part_of(photos, part)
+    match, vocab = _vocab({*photos.label}, {*some.label[some.problem == '']}, _all_words(answers), classes)
+    said, notes = _answers(answers, vocab, classes, {k: str(o) for k,o in (columns or {}).items()})
     beside, more = _beside(photos.assign(label=photos.label.map({**match, '': ''})), _one_each(said))
-    some = part_of(photos, part).index
     if len(some) < len(photos): more.append(f'Judged on {len(some):,} of {len(photos):,} labelled photos, see `part`.')
-    return Audit(beside.loc[some], vocab, table.loc[some, by], photos.group[some], [*notes, *more])
+    groups = pd.DataFrame({o: _one(table, o, 'labels') for o in by}, table.index)
+    return Audit(beside.loc[some.index], vocab, groups.loc[some.index], some.group, [*notes, *more])

@@ -84,10 +84,13 @@ def _fit(piece, parts):
     n = np.arange(len(found))
     return fit_candidates(np.concatenate([one, two]), found.assign(one=n, two=n + len(n)), parts)
 
-def _fit_far(ray, thumbs, found, parts, size=256):
-    "As `fit_candidates`, on the cluster"
-    work = [(thumbs[o.one], thumbs[o.two], o) for o in (found[p] for p in _pieces(len(found), size))]
-    return np.concatenate([np.zeros(0), *_spread(ray, partial(_fit, parts=parts), work)])
+def _fit_far(ray, thumbs, found, parts, size=256, most=2**17):
+    "As `fit_candidates`, on the cluster; this machine sends no more than `most` pairs of thumbnails at once"
+    like = [np.zeros(0)]
+    for some in (found[o] for o in _pieces(len(found), most)):
+        work = [(thumbs[o.one], thumbs[o.two], o) for o in (some[p] for p in _pieces(len(some), size))]
+        like += _spread(ray, partial(_fit, parts=parts), work)
+    return np.concatenate(like)
 
 # %% ../nbs/46_check_scale.ipynb #8d34e85f
 class _Address(PurePosixPath):

@@ -8,7 +8,7 @@ Docs: https://genderres.github.io/genderres/classifier.html.md"""
 __all__ = ['GenderClassifier', 'photo_numbers']
 
 # %% ../nbs/31_classifier.ipynb #40be1ff9
-import base64, hashlib, json, platform, warnings
+import base64, hashlib, json, platform, re, warnings
 from datetime import date
 from importlib.metadata import version
 import numpy as np
@@ -32,7 +32,7 @@ def _check_tensors(own, state, facts, source):
     def kind(d, k): return (d[k].shape, d[k].dtype) if k in d else None
     if wrong := [k for k in own.keys() | state.keys() if kind(own, k) != kind(state, k)]:
         raise ValueError(f"{source}: its tensors do not fit {facts['arch']} with {len(facts['vocab'])} classes: "
-                         f"{len(wrong)} are missing, unknown or of another shape, e.g. {min(wrong)}")
+                         f"{len(wrong)} are missing, unknown, or of another shape or type, e.g. {min(wrong)}")
 
 # %% ../nbs/31_classifier.ipynb #ac49015f
 def _build(state, facts, source):
@@ -62,8 +62,8 @@ class GenderClassifier(Classifier):
         device:str=None, # Where to compute; default: the GPU if there is one
         source:str='the classifier' # What it is called in messages
     ):
-        super().__init__(check_facts(facts, source), classifier_digest(state, facts))
-        self.model = _build(state, facts, source)
+        self.model = _build(state, check_facts(facts, source), source)
+        super().__init__(facts, classifier_digest(state, facts))
         self.to(device or default_device())
 
     @survives_fork
@@ -197,8 +197,8 @@ def save(self:GenderClassifier,
 # %% ../nbs/31_classifier.ipynb #9baab05d
 def _refusal(file, e):
     "Why `file` is not a safetensors file"
-    with open(file, 'rb') as f: start = f.read(2)
-    if start == b'PK' or start[:1] == b'\x80':
+    with open(file, 'rb') as f: start = f.read(9)
+    if re.match(rb'PK|\x80[\2-\5]', start) and start[8:] != b'{':   # with { the length of a header
         return ValueError(f"{file} is a pickle (made by learn.export or torch.save). Opening it could run any code, "
                           "so it is refused: load it where you trust it, and save learn.to_classifier()")
     return ValueError(f"{file} is damaged, cut off, or not a safetensors file at all ({e}): get it again")
@@ -219,8 +219,9 @@ def load(cls:GenderClassifier,
         raise ValueError(f"{file} is a safetensors file, but not a classifier of genderres: "
                          "weights alone go to gender_learner(dls, weights=...)")
     try: facts = json.loads(meta['genderres'])
-    except ValueError as e: raise ValueError(f"{file}: its facts cannot be read ({e})") from e
-    clf = cls(state, facts, device, file)
+    except (ValueError, RecursionError) as e: raise ValueError(f"{file}: its facts cannot be read ({e})") from e
+    try: clf = cls(state, facts, device, file)
+    except RecursionError as e: raise ValueError(f"{file}: its facts are nested too deep") from e
     if clf.digest != meta.get('sha256'):
         raise ValueError(f"{file} was altered after it was made: the checksum does not fit. "
                          "Get it again from its source")

@@ -116,7 +116,8 @@ Dir = Annotated[Path, typer.Argument(exists=True, help=_dir_help)]
 Json = Annotated[bool, typer.Option('--json', help="Print JSON, for programs.")]
 Overwrite = Annotated[bool, typer.Option('--overwrite', help="Overwrite existing files.")]
 Batch = Annotated[int, typer.Option(min=1, help="Photos in memory at once; halved if that is too many.")]
-Device = Annotated[str, typer.Option(help="Where to compute, e.g. cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="Where to compute, e.g. cpu or cuda. "
+    "Default: for a .safetensors file, the GPU if there is one; for others, the processor.")]
 Classes = Annotated[dict, typer.Option('--classes', parser=_pairs, metavar='OLD=NEW,...',
     help="New names for classes, or what a name in the labels means to the classifier, e.g. male=men,female=women.")]
 
@@ -129,9 +130,9 @@ def _check_output(file, overwrite, *endings):
     except OSError as e: raise typer.BadParameter(str(e).replace('say overwrite', 'say --overwrite')) from e
 
 # %% ../nbs/50_cli.ipynb #7e8c0b14
-def _load(file, device=None):
+def _load(file, device=None, rapid=False):
     "The classifier in `file`, or the one that comes with the package; what needs no fastai is read without it"
-    if file is None and device in (None, 'cpu'):
+    if file is None and device in (None, 'cpu') and not rapid:
         from genderres.ready import ReadyClassifier
         return ReadyClassifier()
     if file and file.suffix.lower() == '.onnx':
@@ -144,6 +145,7 @@ def _load(file, device=None):
 def _classifier_first(paths, model):
     "The classifier's file, or None for the one in the package, and the photos; a usage error if one is missing"
     if model is None and paths[0].suffix.lower() in ('.safetensors', '.onnx'): model, *paths = paths
+    if model and model.is_dir(): raise typer.BadParameter(f"{model} is a folder, not a classifier")
     if model and not model.is_file(): raise typer.BadParameter(f"the classifier {model} does not exist")
     if not paths: raise typer.BadParameter(f"{model} is a classifier: name the photos after it")
     return model, paths
@@ -233,10 +235,10 @@ def _check_results(folder, overwrite=True):
 # %% ../nbs/50_cli.ipynb #43ca9366
 def _check_classes(vocab):
     "`ValueError` if a class has a name that the answers use for something else"
-    from genderres.predict import unsure
-    if bad := [o for o in map(str, vocab) if o.lower() in ('file', 'label', 'problem', unsure)]:
+    from genderres.predict import reserved
+    if bad := [o for o in map(str, vocab) if o.lower() in reserved]:
         raise ValueError(f"a class cannot be named {' or '.join(bad)}: "
-                         "the answers have a column or a word of that name. Rename the folder or the label")
+                         f"{', '.join(reserved)} are other things in the answers. Rename the folder or the label")
 
 # %% ../nbs/50_cli.ipynb #91d1f1b4
 def _write_run(
@@ -356,14 +358,18 @@ def evaluate(
         help="train, valid or test, where there is a split; default: test, or else valid.")] = None,
     classes: Classes = None, batch_size: Batch = 64, report: Page = None,
     overwrite: Overwrite = False, as_json: Json = False):
-    "Compare a classifier with labels: figures with intervals, calibration. Photos it was trained on are left out."
+    ("Compare a classifier with labels: figures with intervals, calibration. "
+     "Photos it was trained on are left out, if its file says which they are.")
     _check_page(report, overwrite)
     import pandas as pd
     from genderres.audit import Audit
     from genderres.evaluate import evaluate
-    if dir is None: model, [dir] = _classifier_first([model], None)
+    model, [dir] = _classifier_first([dir or model], dir and model)   # one path alone is the photos
     clf = _load(model)
-    res = Audit(evaluate(clf, dir, part, batch_size, classes=classes), clf.vocab)
+    notes = ["The classifier does not say which photos it was trained on: "
+             "if some are among these, the figures are too good."]
+    res = Audit(evaluate(clf, dir, part, batch_size, classes=classes), clf.vocab,
+                notes=[] if clf.facts['trained_on'] else notes)
     used = res.table.loc[res.used]
     cm = pd.crosstab(used.label, used.prediction).reindex(index=clf.vocab, columns=clf.vocab, fill_value=0)
     cm = cm.rename_axis(index=None, columns=None)
@@ -399,10 +405,6 @@ def audit(
 def _rapid(clf, paths, batch_size):
     "`clf` in the precision that is fastest here"
     from genderres.predict import expand_inputs
-    from genderres.ready import ReadyClassifier
-    if isinstance(clf, ReadyClassifier):
-        from genderres.classifier import GenderClassifier
-        clf = GenderClassifier.ready('cpu')
     if not hasattr(clf, 'to_rapid'):
         raise typer.BadParameter('--rapid is for .safetensors files: '
                                  'an .onnx file has its precision, see `genderres export --int8`')
@@ -475,8 +477,8 @@ def predict(
     abstain: Annotated[float, typer.Option(min=0, max=1,
         help="Below this probability the answer is 'unsure'; default: what the classifier says.")] = None,
     rapid: Annotated[bool, typer.Option('--rapid',
-        help="In half precision, and compiled, where that is faster on this machine; "
-             "probabilities may differ by a hundredth or two.")] = False,
+        help="In half precision, and compiled, where that is faster on this machine; on the GPU if there is one. "
+             "Probabilities may differ by a hundredth or two.")] = False,
     faces: Annotated[Literal['no', 'largest', 'only'], typer.Option(
         help="What is judged. no: the whole photo; largest: its largest face, or the whole photo where none is found; "
              "only: as largest, and where none is found there is no answer. "
@@ -488,7 +490,6 @@ def predict(
     classes: Classes = None, batch_size: Batch = 64, device: Device = None,
     overwrite: Overwrite = False, as_json: Json = False):
     "Classify photos: a row for each, with the reason where one cannot be read."
-    from genderres.photos import presented
     _check_sorting(sort_into, copy, output, overwrite)
     if output and not ray: _check_output(output, overwrite, '.csv', '.parquet')
     model, paths = _classifier_first(paths, model)
@@ -496,7 +497,7 @@ def predict(
         data, text, any_read = _predict_dataset(ray, model, paths, output, batch_size, abstain, classes, faces,
                                                 overwrite, sort_into, rapid, device)
     else:
-        clf = _load(model, device)
+        clf = _load(model, device, rapid)
         if rapid: clf = _rapid(clf, paths, batch_size)
         if faces: clf = clf.with_faces(faces)
         if classes: clf = clf.renamed(classes)
@@ -506,7 +507,7 @@ def predict(
             table = clf.predict(paths, batch_size, abstain)
             data, text, any_read = (_records(table), table.round(3).to_string(index=False, na_rep=''),
                                     (table.label != '').any())
-    if any_read: return data, f'{text}\n({presented})'
+    if any_read: return data, f'{text}\n(answers: presented gender, as somebody would file the photo)'
     _echo(text, err=True)
     _stop('none of these photos has an answer', 1)
 
@@ -674,16 +675,23 @@ def export(model: Annotated[Path, typer.Argument(exists=True, dir_okay=False, he
     return data, _export_text(data)
 
 # %% ../nbs/50_cli.ipynb #68cfaa9e
-def _lines(facts, indent=0):
+def _fact(name, v):
+    "A fact as text; a score as its counts, its share and the interval"
+    if not isinstance(v, dict): return str(v).removeprefix(f'{name}: ')
+    score = '{right:,} of {n:,} right, {share:.1%} ({low:.1%} to {high:.1%})'
+    try: return score.format(**{**v, 'share': v['right']/v['n']})
+    except (KeyError, TypeError, ValueError, ArithmeticError):   # other facts
+        return ', '.join(f'{a} {round(b, 4) if isinstance(b, float) else b}' for a,b in v.items())
+
+# %% ../nbs/50_cli.ipynb #00fba7e0
+def _lines(facts, indent=''):
     "Nested facts as lines of text"
+    width = max(map(len, facts)) + 2
     for k,v in facts.items():
         if isinstance(v, dict) and any(isinstance(o, dict) for o in v.values()):
-            yield f"{'  '*indent}{k}"
-            yield from _lines(v, indent+1)
-        else:
-            if isinstance(v, dict):
-                v = ', '.join(f'{a} {round(b, 4) if isinstance(b, float) else b}' for a,b in v.items())
-            yield f"{'  '*indent}{k:<20}{v}"
+            yield f'{indent}{k}'
+            yield from _lines(v, indent + '  ')
+        else: yield f'{indent}{k:<{width}}{_fact(k, v)}'
 
 # %% ../nbs/50_cli.ipynb #548ed15a
 @_verb('genderres info mine.safetensors')
@@ -740,7 +748,9 @@ def demo(out: Annotated[Path, typer.Argument(help="Folder for plots and tables."
 
 # %% ../nbs/50_cli.ipynb #192ec058
 def main():
-    "The `genderres` command"
+    "The `genderres` command; a character that the output cannot have is escaped"
     from genderres.files import keep_memory
     keep_memory()
+    for o in (sys.stdout, sys.stderr):
+        if hasattr(o, 'reconfigure'): o.reconfigure(errors='backslashreplace')
     app(prog_name='genderres')

@@ -115,6 +115,15 @@ class KeepEpochs(Callback):
                          opt=self.opt.state_dict()['state'], values=[[*map(float, o)] for o in self.recorder.values])
             with write_whole(self.file, overwrite=True) as part: torch.save(state, part)
 
+# %% ../nbs/45_distributed.ipynb #di00003a
+def _job(learn, *options):
+    "What must be equal to continue a training; functions and callbacks by name"
+    dls, p, loss = learn.dls, learn.dls.photos, getattr(learn.loss_func, 'func', learn.loss_func)
+    said = str([[*zip(p.id, p.label, p.split, p.usable)], dls.train.bs, dls.faces, dls.train.after_item.crop_p,
+                [(o.after_item, o.after_batch) for o in dls.loaders],
+                learn.arch, learn.stem, learn.head, vars(loss), options])
+    return hashlib.sha256(re.sub(' at 0x[0-9a-fA-F]+', '', said).encode()).hexdigest()
+
 # %% ../nbs/45_distributed.ipynb #di000041
 def _share(learn, n):
     "Divide each batch among `n` processes, and features too"
@@ -141,9 +150,8 @@ def distributed_experiment(
         learn = gender_learner(dls, weights=weights, **kwargs)
         if rapid:   # the first process measures, `_share` tells the others
             learn.to_rapid(dtype=torch.float32 if rank_distrib() else None)
-        job = ([*zip(dls.photos.id, dls.photos.label, dls.photos.split)], dls.train.bs, n,
-               epochs, lr, weights, seed, rapid, learn.arch, learn.head)
-        learn.add_cb(keep := KeepEpochs(checkpoint, hashlib.sha256(str(job).encode()).hexdigest()))
+        job = from_rank0(partial(_job, learn, n, epochs, lr, weights, seed, rapid, kwargs))
+        learn.add_cb(keep := KeepEpochs(checkpoint, job))
         keep.load()
         _share(learn, n)
         with learn.distrib_ctx(sync_bn=device.type == 'cuda' and not rapid, cpu=device.type == 'cpu'):

@@ -39,8 +39,11 @@ def part_of(
 # %% ../nbs/32_evaluate.ipynb #931cf2e9
 def _to_judge(clf, source, part, classes, kwargs):
     "The photos to judge `clf` on; those it has seen are no longer `usable`"
-    photos = match_labels(part_of(photos_from_source(source, **kwargs), part), clf.vocab, classes)
-    photos = check_photos(photos).reset_index(drop=True)
+    every = photos_from_source(source, **kwargs)
+    photos = part_of(every, part)
+    elsewhere = {*every.label} - {*photos.label}
+    if isinstance(classes, dict): classes = {k: v for k,v in classes.items() if k not in elsewhere}
+    photos = check_photos(match_labels(photos, clf.vocab, classes)).reset_index(drop=True)
     usable = photos.index[photos.usable]
     seen = usable[np.isin(photo_numbers(photos.loc[usable]), seen_in_training(clf))]
     if len(seen) == len(usable):

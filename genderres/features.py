@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 import psutil
 from fastai.vision.all import *
+from fastai.callback.channelslast import ChannelsLast
 from .files import keep_memory, survives_fork, trim_memory
 from .reader import PhotoProblem
 from .data import CropOrWhole, workers_that_fit
@@ -130,28 +131,34 @@ def view_features(
 
 # %% ../nbs/13_features.ipynb #i8co1301
 def _int8_may_pay(learn, body, views):
-    "Can `body` be computed in int8, and do the features of the training photos take more than twenty seconds?"
+    "Can `body` be computed in int8, and do the features of the training photos take more than ten seconds?"
     if learn.dls.device.type != 'cpu' or not all(find_spec(o) for o in ('onnx', 'onnxruntime', 'onnxscript')):
         return False
-    x = torch.zeros(4, 3, *_crop(learn.dls).size)
-    return views*len(learn.dls.train_ds)*forward_seconds(body, x, torch.float32, np.inf)/len(x) > 20
+    x = torch.zeros(4, 3, *_crop(learn.dls).size[::-1])
+    return views*len(learn.dls.train_ds)*forward_seconds(body, x, torch.float32, np.inf)/len(x) > 10
 
 # %% ../nbs/13_features.ipynb #i8co1302
 def _some_photos(learn, n):
-    "`n` training photos, or all, as validation would see them: a normalised batch on the CPU"
+    "`n` training photos, or all, as validation would see them: a normalised batch, and labels; on the CPU"
     dls, at = learn.dls, np.random.default_rng(0).permutation(len(learn.dls.train_ds))[:n]
     views = _Views(dls, dls.train_ds, 1)
     x, y = zip(*(views(int(i)) for i in at))
-    batch, _ = dls.valid.after_batch((TensorImage(torch.cat(x)).to(dls.device), TensorCategory(torch.stack(y))))
-    return batch.as_subclass(Tensor).cpu()
+    batch, y = dls.valid.after_batch((TensorImage(torch.cat(x)).to(dls.device), TensorCategory(torch.stack(y))))
+    return batch.as_subclass(Tensor).cpu(), y.as_subclass(Tensor).cpu()
 
 # %% ../nbs/13_features.ipynb #i8co1303
+def _judge(f, x):
+    "Features of the photos `x`, a part at a time, and the seconds they take"
+    f(x[:1])
+    start = time.perf_counter()
+    return torch.cat([f(o) for o in x.split(16)]), time.perf_counter() - start
+
 @torch.no_grad()
 def _int8_body(learn, views, dtype, asked):
     "As `_body`, in int8; None if the features do not agree, or if it saves no time and was not `asked` for"
     body, pool = _body(learn, dtype), _split_head(learn.model)[0]
     if not asked and not _int8_may_pay(learn, body, views): return
-    x = _some_photos(learn, 64)
+    x, y = _some_photos(learn, 64)
     try: net = int8_network(learn.model[0], x[::2])
     except Exception as e:
         if asked: raise
@@ -159,13 +166,11 @@ def _int8_body(learn, views, dtype, asked):
         warnings.warn(f"features are not computed in int8, because this body cannot be: {why}")
         return
     def fast(x): return pool(net(x))
-    a, b = (torch.cat([f(o) for o in x[1::2].split(16)]) for f in (body, fast))
-    if not (off := disagreement(a, b)) < .2:
+    (a, slow), (b, quick) = (_judge(f, x[1::2]) for f in (body, fast))
+    if not (off := disagreement(a, b, y[1::2])) < .2:
         by = f'{off:.0%}' if off < 10 else 'more than the photos differ from each other'
         warnings.warn(f"features are not computed in int8, because they would be off by {by}, where 20% is allowed")
-        return
-    seconds = [forward_seconds(f, x[:8], torch.float32, np.inf) for f in (body, fast)]
-    if asked or seconds[0] > 1.3*seconds[1]: return fast
+    elif asked or slow > 1.3*quick: return fast
 
 # %% ../nbs/13_features.ipynb #37d3f56f
 class FeatureDL(DataLoader):
@@ -219,7 +224,7 @@ def view_maps(
     learn.model.to(dls.device).eval()
     maps = _first_layers(learn, n, dtype)
     with torch.no_grad():
-        shape = maps(torch.zeros(1, 3, *_crop(dls).size, device=dls.device)).shape[1:]
+        shape = maps(torch.zeros(1, 3, *_crop(dls).size[::-1], device=dls.device)).shape[1:]
         fits, left = _views_that_fit(len(dls.train_ds), len(dls.valid_ds), math.prod(shape)*dtype.itemsize)
         if fits < views:
             warnings.warn(
@@ -249,21 +254,27 @@ class MapDL(FeatureDL):
 
 # %% ../nbs/13_features.ipynb #da54c6f5
 def _file_facts(file):
-    "Size and date of a photo; `PhotoProblem` if it is gone"
+    "Size and dates of a photo; `PhotoProblem` if it is gone"
     try: s = os.stat(file)
     except OSError as e:
         raise PhotoProblem(f"{file}: {e.strerror}. It was there when the data were read: "
                            "put it back, or make the DataLoaders again") from e
-    return s.st_size, s.st_mtime_ns
+    return s.st_size, s.st_mtime_ns, s.st_ctime_ns
 
 # %% ../nbs/13_features.ipynb #0037ccef
+def _settings(tfm):
+    "What a transform does, and how strongly"
+    fs = [f for k in ('aff_fs', 'coord_fs', 'fs') for f in getattr(tfm, k, [])]
+    return repr(tfm), [(f.func, f.keywords) if isinstance(f, partial) else
+                       (type(f), {k: v for k,v in vars(f).items() if k != 'change'}) for f in fs]   # drawn anew
+
 def _fingerprint(learn, n=None):
     "A value that changes when the body's first `n` layers, or all, or a photo, a label, the split or a transform do"
     dls, layers = learn.dls, nn.Sequential(*body_layers(learn.model[0])[:n])
     rows = pd.concat([o.items[['file', 'label']] for o in (dls.train_ds, dls.valid_ds)])
     photos = [(r.file, r.label, *_file_facts(r.file)) for r in rows.itertuples()]
-    tfms = str([getattr(dls, 'faces', 'no'), _crop(dls).crop_p,
-                *((o.after_item, o.after_batch) for o in (dls.train, dls.valid))])
+    tfms = str([getattr(dls, 'faces', 'no'), _crop(dls).crop_p, *dls.vocab, n or _split_head(learn.model)[0],
+                *(_settings(t) for o in (dls.train, dls.valid) for p in (o.after_item, o.after_batch) for t in p.fs)])
     return n, len(dls.train_ds), tensor_digest({k: v.cpu() for k,v in layers.state_dict().items()}), tfms, photos
 
 # %% ../nbs/13_features.ipynb #4bf62ceb
@@ -333,7 +344,7 @@ def _feature_dls(dls, x, y, x_valid, y_valid):
     train = kind(x, y, dls.train.bs, shuffle=True, device=dls.device, **kwargs)
     res = DataLoaders(train, kind(x_valid, y_valid, dls.valid.bs, device=dls.device), path=dls.path, device=dls.device)
     res.vocab, train.rng = dls.vocab, random.Random(dls.train.rng.randint(0, 2**32-1))
-    res.test_dl, res.decode_batch = dls.test_dl, dls.decode_batch   # a callback may still predict photos
+    for o in ('test_dl', 'decode_batch', 'new_empty'): setattr(res, o, getattr(dls, o))   # callbacks predict and export
     return res
 
 def _rest(learn, n):
@@ -367,7 +378,8 @@ GenderLearner.rapid = None
 @survives_fork
 def fit(self:GenderLearner, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, start_epoch=0):
     "fastai's `fit`; after `to_rapid` on features of what is frozen, and in the chosen precision"
-    n, cbs, loss_func = _frozen_layers(self.model[0]) if self.rapid else 0, L(cbs), self.loss_func
+    n, loss_func = _frozen_layers(self.model[0]) if self.rapid else 0, self.loss_func
+    cbs = L(o() if isinstance(o, type) else o for o in L(cbs))
     if n: _refuse_cutmix(self.cbs + cbs)
     elif self.rapid: self.rapid.forget()   # the body is about to change
     half = self.rapid and self.rapid.dtype != torch.float32 and not _is_frozen(self.model[0])
@@ -388,6 +400,7 @@ def _use_fastest(learn):
     size, bs = (size, learn.dls.train.bs) if device.type == 'cuda' else (min(size, 128), 4)
     dtype, layout = fastest_precision(learn.model[0].to(device), size, bs)
     if layout == torch.contiguous_format: learn.to_contiguous()
+    elif not hasattr(learn, 'channels_last'): learn.add_cb(ChannelsLast())
     return dtype
 
 @patch
@@ -396,7 +409,9 @@ def to_rapid(self:GenderLearner,
     dtype:torch.dtype=None # Precision of the body, torch.int8 if it is frozen; default: measured
 ) -> GenderLearner: # The learner itself
     "From now on, train on frozen layers' features and in the fastest precision; `ValueError` for other data or heads"
-    if views < 1: raise ValueError(f"views={views}: one or more is expected")
+    if not isinstance(views, int) or views < 1: raise ValueError(f"views={views!r}: a number, one or more, is expected")
+    if dtype not in (None, torch.int8, torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"dtype={dtype}: float32, bfloat16, float16 or int8 of torch is expected")
     _check_dls(self.dls)
     _split_head(self.model)
     if dtype == torch.int8:

@@ -154,7 +154,8 @@ def _before_stages(body, stages):
     starts = [i for i,o in enumerate(layers) if isinstance(o, nn.Sequential)]
     if len(starts) < 2:
         raise ValueError(f"stages={stages}: this body has no stages. Leave stages out, or use freeze_to")
-    if not 1 <= stages <= len(starts): raise ValueError(f"stages={stages}: 1 to {len(starts)} are expected")
+    if not isinstance(stages, int) or not 1 <= stages <= len(starts):
+        raise ValueError(f"stages={stages!r}: 1 to {len(starts)} are expected")
     return layers[:starts[-stages]]
 
 # %% ../nbs/11_learner.ipynb #50c85894
@@ -203,7 +204,7 @@ def lr_find(self:GenderLearner, **kwargs):
 def save(self:GenderLearner, file, **kwargs):
     "fastai's `save`; the file is written whole or not at all, and an error names it"
     file = join_path_file(file, self.path/self.model_dir, ext='.pth')
-    if not isinstance(file, Path): return Learner.save(self, file, **kwargs)
+    if not isinstance(file, Path) or rank_distrib(): return Learner.save(self, file, **kwargs)   # rank 0 writes
     with write_whole(file, overwrite=True) as part: Learner.save(self, part.resolve().with_suffix(''), **kwargs)
     return file
 
@@ -212,10 +213,14 @@ def save(self:GenderLearner, file, **kwargs):
 @delegates(Learner.export)
 def export(self:GenderLearner, fname='export.pkl', **kwargs):
     "fastai's `export`; the file is written whole or not at all, and an error leaves the learner as it was"
+    if rank_distrib(): return   # rank 0 writes
     dls, opt = self.dls, self.opt
+    forward = vars(self.model).pop('forward', None)   # `to_rapid` puts one there during a fit
     try:
         with write_whole(self.path/fname, overwrite=True) as part: Learner.export(self, part.resolve(), **kwargs)
-    finally: self.dls, self.opt = dls, opt
+    finally:
+        self.dls, self.opt = dls, opt
+        if forward: self.model.forward = forward
 
 # %% ../nbs/11_learner.ipynb #12f38624
 GenderLearner.fit, GenderLearner.get_preds = map(survives_fork, (Learner.fit, Learner.get_preds))   # others call these

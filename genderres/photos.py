@@ -23,11 +23,16 @@ from .reader import is_address, not_fetched, walk
 presented = "labels: presented gender, as filed"
 
 # %% ../nbs/03_photos.ipynb #367a42ae
+def _word(value):
+    "A value as text; '' for None, NaN and NA"
+    if value is None or value is pd.NA or value != value: return ''
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+
 def as_words(
     column:Iterable # Values of any kind
-) -> list[str]: # A word for each; '' for None and NaN
-    "Text without surrounding blanks"
-    return ['' if o is None or o != o else str(o).strip() for o in column]
+) -> list[str]: # A word for each; '' for None, NaN and NA
+    "Text without surrounding blanks; whole numbers without `.0`"
+    return [*map(_word, column)]
 
 # %% ../nbs/03_photos.ipynb #32086fd5
 _split_names = {**dict.fromkeys(['train', 'training'], 'train'),

@@ -9,14 +9,14 @@ __all__ = ['fold_batchnorm', 'autocast', 'forward_seconds', 'measure_precision',
            'quantise', 'int8_network', 'disagreement', 'Autocast']
 
 # %% ../nbs/12_precision.ipynb #c0bd449e
-import logging, tempfile, warnings
+import logging, operator, warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from itertools import chain
 from fastai.vision.all import *
 from fastai.callback.fp16 import MixedPrecision
 from torch.amp import GradScaler
+from torch.fx import GraphModule
 from torch.fx.proxy import TraceError
 from .files import need
 
@@ -112,6 +112,42 @@ def onnx_network(
                                  verbose=False)
     return prog.model_proto
 
+# %% ../nbs/12_precision.ipynb #29bb31c7
+def _operator(layer):
+    "Name and attributes in ONNX of a layer or function; None if it is none of those of a folded ResNet"
+    if layer in (operator.add, operator.iadd, torch.add): return 'Add', {}
+    if isinstance(layer, nn.ReLU): return 'Relu', {}
+    if not isinstance(layer, (nn.Conv2d, nn.MaxPool2d)) or isinstance(layer.padding, str): return
+    pair = lambda o: [o]*2 if isinstance(o, int) else [*o]
+    window = dict(strides=pair(layer.stride), pads=pair(layer.padding)*2, dilations=pair(layer.dilation))
+    if isinstance(layer, nn.MaxPool2d):
+        return 'MaxPool', dict(window, kernel_shape=pair(layer.kernel_size), ceil_mode=int(layer.ceil_mode))
+    if layer.padding_mode == 'zeros': return 'Conv', dict(window, group=layer.groups)
+
+# %% ../nbs/12_precision.ipynb #fba67337
+def _written(
+    net:nn.Module, # Folded, see `fold_batchnorm`
+    size:tuple # Height and width of a photo
+): # As from `onnx_network`; None if there is a layer that `_operator` does not know
+    "`net` in ONNX, layer by layer"
+    import onnx
+    if not isinstance(net, GraphModule): return
+    layers, nodes, arrays = dict(net.named_modules()), [], []
+    first, *steps, last = net.graph.nodes
+    names = {first: 'photos', last.args[0]: 'logits'}
+    for n in steps:
+        layer = layers.get(n.target, n.target)
+        if not (known := _operator(layer)) or len(n.args[0].users) > 1 and n.target is operator.iadd: return
+        if getattr(layer, 'inplace', False) and len(n.args[0].users) > 1: return
+        weights = {f'{n.name}.{k}': v for k,v in layer.named_parameters()} if n.op == 'call_module' else {}
+        arrays += [onnx.numpy_helper.from_array(v.detach().contiguous().numpy(), k) for k,v in weights.items()]
+        inputs = [*(names.get(o, o.name) for o in n.args), *weights]
+        nodes.append(onnx.helper.make_node(known[0], inputs, [names.get(n, n.name)], n.name, **known[1]))
+    values = [onnx.helper.make_tensor_value_info(k, onnx.TensorProto.FLOAT, shape)
+              for k,shape in dict(photos=['n', 3, *size], logits=None).items()]
+    graph = onnx.helper.make_graph(nodes, 'network', values[:1], values[1:], arrays)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid('', 18)], ir_version=8)
+
 # %% ../nbs/12_precision.ipynb #i8co0003
 def _with_extremes(model):
     "`model` with the least and the largest value of each activation, for each photo, among its outputs; their names"
@@ -131,7 +167,7 @@ def _with_extremes(model):
 # %% ../nbs/12_precision.ipynb #i8co0004
 def _range(low, high):
     "What covers the values of nine photos of ten; `low` and `high` (n,) are the extremes of each"
-    return dict(rmin=np.float32(min(np.quantile(low, .1), 0)), rmax=np.float32(max(np.quantile(high, .9), 1e-6)))
+    return np.float32(min(np.quantile(low, .1), 0)), np.float32(max(np.quantile(high, .9), 1e-6))
 
 # %% ../nbs/12_precision.ipynb #i8co0005
 def _ranges(model, batches):
@@ -141,7 +177,7 @@ def _ranges(model, batches):
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=['CPUExecutionProvider'])
     asked = [f'{o}_{k}' for o in names for k in ('Min', 'Max')]
     values = [np.concatenate(o) for o in zip(*(session.run(asked, dict(photos=o)) for o in batches))]
-    return {o: [_range(low, high)] for o,low,high in zip(names, values[::2], values[1::2])}
+    return {o: _range(low, high) for o,low,high in zip(names, values[::2], values[1::2])}
 
 # %% ../nbs/12_precision.ipynb #i8co0006
 def quantise(
@@ -150,27 +186,20 @@ def quantise(
 ): # `onnx.ModelProto`, a quarter as large
     "The int8 form of an ONNX model"
     import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-    first = next(batches := iter(batches))
-    class One(CalibrationDataReader):
-        inputs = iter([dict(photos=first[:1])])
-        def get_next(self): return next(self.inputs, None)
+    from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
+    from onnxruntime.quantization.calibrate import TensorsData
+    from onnxruntime.quantization.registry import QDQRegistry
+    nodes = (model := onnx.shape_inference.infer_shapes(model)).graph.node
+    last = max(i for i,o in enumerate(nodes) if o.op_type == 'Conv')
+    ranges = TensorsData(CalibrationMethod.MinMax, _ranges(model, batches))
     disabled = logging.root.manager.disable
     logging.disable(max(disabled, logging.WARNING))   # one for each weight without channels
     try:
-        with tempfile.TemporaryDirectory() as tmp:
-            full, clean, small = (Path(tmp)/f'{o}.onnx' for o in ('full', 'clean', 'int8'))
-            onnx.save(model, full)
-            quant_pre_process(full, clean, skip_symbolic_shape=True)
-            nodes = (loaded := onnx.load(clean)).graph.node
-            last = max(i for i,o in enumerate(nodes) if o.op_type == 'Conv')
-            ranges = _ranges(loaded, chain([first], batches))
-            quantize_static(clean, small, One(), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
-                            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-                            nodes_to_exclude=[o.name for o in nodes[last+1:]],
-                            extra_options=dict(TensorQuantOverrides=ranges))
-            return onnx.load(small)
+        small = QDQQuantizer(model, per_channel=True, reduce_range=True, weight_qType=QuantType.QInt8,
+                             activation_qType=QuantType.QUInt8, tensors_range=ranges, nodes_to_quantize=[],
+                             nodes_to_exclude=[o.name for o in nodes[last+1:]], op_types_to_quantize=[*QDQRegistry],
+                             extra_options={})
+        return small.quantize_model()
     finally: logging.disable(disabled)
 
 # %% ../nbs/12_precision.ipynb #i8co0007
@@ -181,8 +210,8 @@ def int8_network(
     "`net` in eight-bit integers; `ImportError` without the extra `onnx`"
     need_onnx('int8')
     import onnxruntime
-    model = onnx_network(fold_batchnorm(net).cpu().to(memory_format=torch.contiguous_format), photos.shape[2:])
-    model = quantise(model, (o.contiguous().numpy() for o in photos.split(8)))
+    net, size = fold_batchnorm(net).cpu().to(memory_format=torch.contiguous_format), photos.shape[2:]
+    model = quantise(_written(net, size) or onnx_network(net, size), (o.contiguous().numpy() for o in photos.split(8)))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
@@ -192,10 +221,14 @@ def int8_network(
 # %% ../nbs/12_precision.ipynb #i8co0008
 def disagreement(
     a:Tensor, # Features (n, f)
-    b:Tensor # Those of the same photos, computed in another way
+    b:Tensor, # Those of the same photos, computed in another way
+    y:Tensor=None # Class of each photo; default: all are of one
 ) -> float: # 0: none; 1: as far apart as a photo is from the average photo; huge if these are alike
-    "Distance from `a` to `b`, relative to that of the photos in `a` from their mean; three photos in four are nearer"
-    return ((a - b).norm(dim=1)/(a - a.mean(0)).norm(dim=1).clamp(min=1e-9)).quantile(.75).item()
+    """Distance from `a` to `b`, relative to that of the photos in `a` from their mean; three photos in four are nearer,
+    or of the class that is furthest off"""
+    off = (a - b).norm(dim=1)/(a - a.mean(0)).norm(dim=1).clamp(min=1e-9)
+    y = torch.zeros(len(a)) if y is None else y
+    return max(off[y == c].quantile(.75) for c in y.unique()).item()
 
 # %% ../nbs/12_precision.ipynb #b4552c9a
 class Autocast(MixedPrecision):

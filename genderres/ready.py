@@ -10,6 +10,7 @@ __all__ = ['ReadyClassifier']
 # %% ../nbs/36_ready.ipynb #4a8bb2ac
 import hashlib, json
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
@@ -114,8 +115,9 @@ class _Network:
         if self.logits is None:
             fc = [self.state[f'fc.{o}'].astype(np.float32) for o in ('weight', 'bias')]
             convs = _convolutions(self.state)
-            try: self.logits = _in_onnx(convs, fc)
+            try: [*map(import_module, ('onnx', 'onnxruntime'))]
             except (ImportError, AttributeError): self.logits = _in_torch(convs, fc)
+            else: self.logits = _in_onnx(convs, fc)
         return self.logits(x)
 
 # %% ../nbs/36_ready.ipynb #9474debe

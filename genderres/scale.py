@@ -9,7 +9,7 @@ __all__ = ['list_photos', 'fetch', 'check_fetched', 'load_classifier', 'connecte
            'predict_dataset', 'count_dataset']
 
 # %% ../nbs/44_scale.ipynb #sc000003
-import hashlib, json, logging, os, pickle, re, socket, tarfile, tempfile, time, warnings
+import errno, hashlib, json, logging, os, pickle, re, socket, tarfile, tempfile, time, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -53,9 +53,13 @@ def _named(address):
         raise OSError(f"{address} cannot be reached: {type(e).__name__}: {' '.join(str(e).split())[:200]}") from e
 
 # %% ../nbs/44_scale.ipynb #sc0000c1
+def _kind(address):
+    "What fsspec calls the filesystem of an address or a path"
+    return address.split(':')[0].lower() if is_address(address) else 'file'
+
 def _place(address, options):
     "The filesystem of an address or a path, and the path in it; `options` are for stores"
-    kind = address.split(':')[0].lower() if is_address(address) else 'file'
+    kind = _kind(address)
     fs = fsspec.filesystem(kind, **({} if kind in ('file', 'http', 'https') else options))
     return fs, fs._strip_protocol(address)
 
@@ -113,6 +117,8 @@ def _in_parquet(address, options):
         n = file.metadata.num_rows
         names = (file.read(['file']).column(0).to_pylist() if 'file' in file.schema_arrow.names
                  else [f'{address}#{i}' for i in range(n)])
+    if odd := [i for i,o in enumerate(names) if not isinstance(o, str)]:
+        raise ValueError(f"{address}: its column file must name each photo, and row {odd[0]} says {names[odd[0]]!r}")
     return _items(names, address, range(n))
 
 # %% ../nbs/44_scale.ipynb #sc00001d
@@ -162,33 +168,40 @@ def list_photos(
     return pd.concat(found, ignore_index=True)
 
 # %% ../nbs/44_scale.ipynb #sc000031
-_waits = 1, 2, 4, 8   # seconds
+_waits, _gone = (1, 2, 4, 8), 'no such file'   # seconds
 def _refused(e):
-    "Why a store will never give this file; None if it may at another time"
-    if isinstance(e, FileNotFoundError): return 'no such file'
+    "Why a store will never give or take this file; None if it may at another time"
+    if isinstance(e, FileNotFoundError): return _gone
+    if getattr(e, 'errno', None) in (errno.ENOSPC, errno.EDQUOT): return 'no room'
     if isinstance(e, PermissionError): return 'no permission to read it'
     if isinstance(e, IsADirectoryError): return 'a folder'
     if isinstance(e, ImportError): raise e
     status = getattr(e, 'status', 0)
     if 400 <= status < 500 and status not in (408, 429): return f'the server refuses it: {status}'
 
-_lost = 'not fetched'
+def _said(e): return f"{type(e).__name__}: {' '.join(str(e).split())[:100]}"
+
+_lost, _kept = 'not fetched', 'What is finished is kept: the same call continues'
 def _patiently(f, *args):
     "Call `f`, again if a store is busy; `PhotoProblem` with the reason after that"
     for wait in (*_waits, None):
         try: return f(*args)
         except Exception as e:
             if why := _refused(e): raise PhotoProblem(why) from e
-            if wait is None: raise PhotoProblem(f"{_lost}: {type(e).__name__}: {' '.join(str(e).split())[:100]}") from e
+            if wait is None: raise PhotoProblem(f"{_lost}: {_said(e)}") from e
         time.sleep(wait)
 
 # %% ../nbs/44_scale.ipynb #sc000033
+class _Options(dict):
+    "`storage_options`, which may hold anything, as part of the key of a cache"
+    def __hash__(self): return hash(repr(self))
+
 _reading = Lock()
 @lru_cache(2)
 def _row_group(at, group, options):
     "The photos of one row group of a Parquet file"
     import pyarrow.parquet as pq
-    with _open(at, json.loads(options)) as f:
+    with _open(at, options) as f:
         file = pq.ParquetFile(f)
         table = file.read_row_group(group, [_bytes_column(file.schema_arrow)]).flatten()
         return table.column(0)
@@ -197,12 +210,12 @@ def _row_group(at, group, options):
 def _group_ends(at, options):
     "The rows at which the row groups of a Parquet file end"
     import pyarrow.parquet as pq
-    with _open(at, json.loads(options)) as f: meta = pq.ParquetFile(f).metadata
+    with _open(at, options) as f: meta = pq.ParquetFile(f).metadata
     return np.cumsum([meta.row_group(i).num_rows for i in range(meta.num_row_groups)])
 
 def _row_of_parquet(at, row, options):
     "The photo in a row of a Parquet file"
-    options = json.dumps(options)
+    options = _Options(options)
     ends = _group_ends(at, options)
     group = int(np.searchsorted(ends, row, 'right'))
     with _reading: column = _row_group(at, group, options)   # or each thread would read it
@@ -212,7 +225,9 @@ def _row_of_parquet(at, row, options):
 def _cat(at, start, size, options):
     "The bytes of a file, or a range of them"
     fs, path = _place(at, options)
-    return fs.cat_file(path) if size < 0 else fs.cat_file(path, start, start + size)
+    if size < 0: return fs.cat_file(path)
+    data = fs.cat_file(path, start, start + size)
+    return data if len(data) == size else data[start:start + size]   # some web servers send the whole file
 
 def fetch(
     item, # A row of `list_photos`, from `itertuples`
@@ -231,6 +246,24 @@ def _check_version(there, here, host=None):
         raise RuntimeError(f"{host or socket.gethostname()} has genderres {there}, and the machine that asks {here}: "
                            "install the same version on all nodes")
 
+# %% ../nbs/44_scale.ipynb #sc0000b4
+@contextmanager
+def _attempt(
+    batch # Its number
+):
+    "`RuntimeError` if this actor of Ray was killed three times on this node while it did the same"
+    actor = need('ray', 'ray').get_runtime_context().get_actor_id()
+    mark = Path(tempfile.gettempdir())/f'genderres-{actor}-{batch}'
+    with open(mark, 'ab') as f:
+        f.write(b'x')
+        n = f.tell()
+    try:
+        if n > 3:
+            raise RuntimeError(f"{socket.gethostname()}: a worker was killed three times with the photos of batch "
+                               f"{batch}, most likely for want of memory: take fewer workers or larger nodes. {_kept}")
+        yield
+    finally: mark.unlink(missing_ok=True)
+
 # %% ../nbs/44_scale.ipynb #sc000037
 def _readable(facts):
     "The facts of a classifier, for whole photos if this machine cannot find faces"
@@ -248,16 +281,18 @@ def _read_item(fetched, then):
 
 # %% ../nbs/44_scale.ipynb #sc0000d0
 class _Reader:
-    "An actor of Ray Data: fetches and decodes the photos of one batch at a time"
+    "Fetches and decodes the photos of one batch at a time"
     def __init__(self,
         job, # With the `genderres` that is needed
         then, # Called with each path or bytes; what it returns is judged
         options
-    ): self.job, self.then, self.options = job, then, options
+    ):
+        keep_memory()
+        self.job, self.then, self.options = job, then, options
 
-    def __call__(self,
+    def read(self,
         batch # `batch`, its number, and `items`, rows of `list_photos`, pickled
-    ): # `batch`, and `read`, with names and (what `then` returned, problem), pickled
+    ): # Names, and (what `then` returned, problem) of each photo
         _check_version(version('genderres'), self.job['genderres'])
         if self.job['faces'] != _readable(self.job)['faces']:
             raise RuntimeError(f"{socket.gethostname()} cannot find faces: "
@@ -266,8 +301,11 @@ class _Reader:
         with ThreadPoolExecutor(16) as pool:
             fetched = [pool.submit(fetch, o, self.options) for o in items]
             read = [_read_item(o, self.then) for o in fetched]
-        check_fetched(items, [problem for _,problem in read], 'What is finished is kept: the same call continues')
-        return dict(batch=batch['batch'], read=[pickle.dumps(([o.file for o in items], read))])
+        check_fetched(items, [problem for _,problem in read], _kept)
+        return [o.file for o in items], read
+
+    def __call__(self, batch):
+        with _attempt(batch['batch'][0]): return dict(batch=batch['batch'], read=[pickle.dumps(self.read(batch), 5)])
 
 # %% ../nbs/44_scale.ipynb #sc000038
 def check_fetched(
@@ -302,43 +340,39 @@ def load_classifier(
     from genderres.classifier import GenderClassifier
     return GenderClassifier.load(model, device) if model else GenderClassifier.ready(device)
 
-# %% ../nbs/44_scale.ipynb #sc000042
-def _answers(clf, names, read, abstain):
-    "The rows of `predict` for (pixels, problem) of each photo"
-    ok = [i for i,(x,_) in enumerate(read) if x is not None]
-    table = pd.DataFrame(columns=['file', 'label', *clf.vocab, 'problem'])
-    if ok: table = clf.predict([read[i][0] for i in ok], len(ok), abstain, progress=False).set_axis(ok)
-    table = table.reindex(range(len(read)))
-    words = dict(file=names, label=table.label.fillna(''), problem=[o for _,o in read])
-    return table.assign(**{k: pd.Series(v, dtype=object) for k,v in words.items()}, **table[clf.vocab].astype(float))
-
 # %% ../nbs/44_scale.ipynb #sc000044
 class _Judge:
     "An actor of Ray Data: a classifier that is loaded once"
-    def __init__(self, model, name, job, device):
+    def __init__(self,
+        model, name, # The content of the classifier's file in Ray's object store, and what the file is called
+        job, # As in `_Reader`, with `vocab` and `abstain`
+        device,
+        reads=None # Of `_Reader`, if this actor also reads what it judges
+    ):
         keep_memory()
         self.model, self.name, self.job, self.device = model, name, job, device
+        self.reader = _Reader(*reads) if reads else None
 
     @cached_property
     def clf(self):
         "Loaded with the first batch: Ray would start an actor that fails before it again and again"
         _check_version(version('genderres'), self.job['genderres'])
-        data = need('ray', 'ray').get(self.model)   # the content of its file, from Ray's object store
+        data = need('ray', 'ray').get(self.model)
         with tempfile.TemporaryDirectory() as tmp:
             file = None if data is None else Path(tmp)/self.name
             if file: file.write_bytes(data)
             clf = copy(load_classifier(file, self.device))
-        clf.facts = {**clf.facts, 'vocab': self.job['vocab'], 'faces': 'no'}   # pixels are what it gets
+        clf.facts = {**clf.facts, 'vocab': self.job['vocab']}
         return clf
 
     def answers(self, names, read):
         "A row for each photo"
-        return _answers(self.clf, names, read, self.job['abstain'])
+        return self.clf.answers(names, read, self.job['abstain'])
 
     def __call__(self, batch):
-        with warnings.catch_warnings(record=True) as said:
+        with _attempt(batch['batch'][0]), warnings.catch_warnings(record=True) as said:
             warnings.simplefilter('always')
-            table = self.answers(*pickle.loads(batch['read'][0]))
+            table = self.answers(*(self.reader.read(batch) if self.reader else pickle.loads(batch['read'][0])))
         said = [f'{socket.gethostname()}: {o.message}' for o in said if 'fit into memory' in str(o.message)]
         return dict(batch=batch['batch'], answers=[pickle.dumps((table, said))])
 
@@ -348,8 +382,7 @@ def _put(output, options, name, data):
     fs, path = _place(str(output), options)
     try: _patiently(fs.pipe_file, f'{path}/{name}', data)
     except PhotoProblem as e:
-        raise OSError(f"{output}/{name} cannot be written ({e}). "
-                      "What is finished is kept: the same call continues") from e
+        raise OSError(f"{output}/{name} cannot be written ({_said(e.__cause__)}). {_kept}") from e
 
 # %% ../nbs/44_scale.ipynb #sc000052
 def _write(
@@ -368,25 +401,40 @@ def _write(
     note = dict(file=f'{name}.parquet', sha256=hashlib.sha256(data).hexdigest(),
                 batches=batches, photos=sum(map(len, tables)),
                 labels=Counter(w for o in tables if 'label' in o for w in o.label),
+                missing=[i for o in tables for i in o.row[o.problem == _gone].tolist()],
                 said=sorted({w for _,said in found for w in said}))
     _put(output, options, note['file'], data)
     _put(output, options, f'_manifest/{name}.json', json.dumps(note).encode())
     return dict(note=[json.dumps(note)])
 
 # %% ../nbs/44_scale.ipynb #sc000054
+def _note_of(
+    file, # Of a note
+    fs, output, path # Of the answers
+):
+    "What a note says; None if it, or its file of answers, is gone, cut off or another"
+    try:
+        note = json.loads(_patiently(fs.cat_file, file))
+        data = _patiently(fs.cat_file, f"{path}/{note['file']}")
+    except PhotoProblem as e:
+        if str(e) != _gone: raise OSError(f"{output} cannot be read ({_said(e.__cause__)}). {_kept}") from e
+    except ValueError: pass
+    else: return note if hashlib.sha256(data).hexdigest() == note['sha256'] else None
+
 def _notes(
     output, options
 ): # A list of them
-    "Notes whose files have the content that they had"
+    "Notes whose files have the content that they had; where two hold the same batch, the first of them"
     fs, path = _place(str(output), options)
-    def check(file):
-        try:
-            note = json.loads(_patiently(fs.cat_file, file))
-            if hashlib.sha256(_patiently(fs.cat_file, f"{path}/{note['file']}")).hexdigest() == note['sha256']:
-                return note
-        except (PhotoProblem, ValueError): pass   # cut off, or its file is gone
-    fs.invalidate_cache()
-    return [o for o in in_threads(check, fs.find(f'{path}/_manifest')) if o]
+    with _named(str(output)):
+        fs.invalidate_cache()
+        files = sorted(fs.find(f'{path}/_manifest'))
+    notes, done = [], set()
+    for o in in_threads(partial(_note_of, fs=fs, output=output, path=path), files):
+        if o and done.isdisjoint(o['batches']):
+            notes.append(o)
+            done.update(o['batches'])
+    return notes
 
 # %% ../nbs/44_scale.ipynb #sc000057
 def _known_job(data):
@@ -411,19 +459,18 @@ def _begin(output, options, job, overwrite):
     if known != job: _put(output, options, '_job.json', json.dumps(job).encode())
 
 # %% ../nbs/44_scale.ipynb #sc000059
+_ours = re.compile(r'(_manifest/)?\d{9,}-[0-9a-f]{8}\.(json|parquet)')   # as `_write` names them
 def _finish(output, options, n):
-    "The notes of `n` batches, each of which has its answers once; files without a note are removed"
+    "The notes of `n` batches, each of which has its answers once; what else `_write` left is removed"
     fs, path = _place(str(output), options)
     notes = _notes(output, options)
-    times = Counter(b for o in notes for b in o['batches'])
-    if len(times) < n:
-        raise OSError(f"{output} lacks {n - len(times):,} of {n:,} batches, though workers wrote them: "
-                      "it must be a place that all nodes share")
-    if len(notes) and max(times.values()) > 1:
-        raise OSError(f"two runs wrote into {output} at the same time: delete it and start again")
-    known = {o['file'] for o in notes}
-    for o in fs.find(path):
-        if o.endswith('.parquet') and Path(o).name not in known: fs.rm_file(o)
+    if lost := n - sum(len(o['batches']) for o in notes):
+        raise OSError(f"{output} lacks {lost:,} of {n:,} batches, though workers wrote them: it must be a place that "
+                      f"all nodes share, and no other run may write there. {_kept}")
+    known = {Path(o['file']).stem for o in notes}
+    with _named(str(output)):
+        for o in fs.find(path):
+            if _ours.fullmatch(o.removeprefix(path + '/')) and Path(o).stem not in known: fs.rm_file(o)
     for o in sorted({w for o in notes for w in o['said']}): warnings.warn(o)
     return notes
 
@@ -461,21 +508,24 @@ def connected(
         if own: ray.shutdown()
 
 # %% ../nbs/44_scale.ipynb #sc000064
+_patience = 300   # seconds
 def check_nodes(
     ray, # From `connected`
     here:str=None # Version that is needed; default: that of this machine
 ):
-    "`RuntimeError` unless all nodes have this version of genderres"
+    "`RuntimeError` unless all nodes answer, and have this version of genderres"
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
     here = here or version('genderres')
     ask = ray.remote(num_cpus=0)(version)
-    nodes = {o['NodeID']: o['NodeManagerHostname'] for o in ray.nodes() if o['Alive']}
-    asked = {host: ask.options(scheduling_strategy=On(k, soft=False)).remote('genderres') for k,host in nodes.items()}
-    for host,o in asked.items():
-        try: there = ray.get(o)
+    hosts = {o['NodeID']: o['NodeManagerHostname'] for o in ray.nodes() if o['Alive']}
+    asked = {k: ask.options(scheduling_strategy=On(k, soft=False)).remote('genderres') for k in hosts}
+    for k,o in asked.items():
+        try: there = ray.get(o, timeout=_patience)
         except ray.exceptions.RayTaskError as e:
-            raise RuntimeError(f"{host} has no genderres: install genderres {here} on all nodes") from e
-        _check_version(there, here, host)
+            raise RuntimeError(f"{hosts[k]} has no genderres: install genderres {here} on all nodes") from e
+        except ray.exceptions.RayError as e:
+            raise RuntimeError(f"{hosts[k]} does not answer ({type(e).__name__}): look with `ray status`") from e
+        _check_version(there, here, hosts[k])
 
 # %% ../nbs/44_scale.ipynb #sc000065
 @contextmanager
@@ -500,33 +550,40 @@ def plain_data(
         log.setLevel(level)
 
 # %% ../nbs/44_scale.ipynb #sc000071
-def _pools(ray, workers):
-    "For `map_batches`: readers, as many as the judges keep busy, and judges; actors: a process takes seconds to start"
+def _pools(
+    ray, workers, # As in `predict_dataset`
+    apart # Are photos far away, so that others read while some judge?
+): # For `map_batches`: readers, None if judges read, and judges; actors, as a process takes seconds to start
+    "Who reads and who judges, with room for one that writes"
     from ray.data import ActorPoolStrategy as Actors
-    has = ray.cluster_resources()
+    has, nodes = ray.cluster_resources(), [o['Resources'].get('memory', 0) for o in ray.nodes() if o['Alive']]
     gpus, cpus = int(has.get('GPU', 0)), max(1, int(has.get('CPU', 1)))
-    room = gpus or cpus
+    memory = min(2**29, int(max(nodes)/2))
+    room = gpus or (cpus if apart or not memory else min(cpus, sum(int(o//memory) for o in nodes)))
     n = workers or room
     if n > room: warnings.warn(f"{n} workers, and the cluster has room for {room} now: the others wait for more nodes")
     readers, judges = Actors(min_size=1, max_size=cpus if gpus else min(n, cpus)), Actors(size=n)
-    memory = min(2**29, int(max([o['Resources'].get('memory', 0) for o in ray.nodes() if o['Alive']])/2))
     if gpus: return dict(compute=readers, num_cpus=.9, memory=memory), dict(compute=judges, num_cpus=.05, num_gpus=1)
+    if not apart: return None, dict(compute=judges, num_cpus=.85, memory=memory)
     return dict(compute=readers, num_cpus=.05, memory=memory), dict(compute=judges, num_cpus=.8)   # and .05 to write
 
 # %% ../nbs/44_scale.ipynb #sc000072
 def _answer(
     ray, batches, # Rows for `_Reader`
+    apart, # As in `_pools`
     model, # As in `load_classifier`
     then, judge, # What reads a photo, and the actor
     job, output, options, workers, rows # As in `predict_dataset`
 ): # Yields each note
     "The stages"
-    (readers, judges), data = _pools(ray, workers), None
+    (readers, judges), data = _pools(ray, workers, apart), None
     if model is not None:
         with _open(str(model), options) as f: data = f.read()
+    reads = job, then, options
     args = ray.put(data), Path(str(model)).name, job, 'cuda' if 'num_gpus' in judges else 'cpu'
     ds = ray.data.from_items(batches, override_num_blocks=min(len(batches), 1000))
-    ds = ds.map_batches(_Reader, batch_size=1, fn_constructor_args=(job, then, options), **readers)
+    if readers: ds = ds.map_batches(_Reader, batch_size=1, fn_constructor_args=reads, **readers)
+    else: args = *args, reads
     ds = ds.map_batches(judge, batch_size=1, fn_constructor_args=args, **judges)
     ds = ds.map_batches(partial(_write, output=output, options=options, batch_size=job['batch_size']),
                         batch_size=max(1, rows//job['batch_size']), num_cpus=.05)
@@ -540,6 +597,15 @@ def _job(clf, photos, batch_size, **kwargs):
     return dict(genderres=version('genderres'), classifier=clf.digest, vocab=clf.vocab, batch_size=batch_size,
                 photos=len(photos), listing=h.hexdigest(), **kwargs)
 
+# %% ../nbs/44_scale.ipynb #sc0000d5
+def _unseen(note, photos, output, options):
+    "A file that is here, though a node said that it is not: then the note is removed, and the photo read again"
+    file = next((o for o in photos['at'].iloc[note['missing']] if not is_address(o) and os.path.exists(o)), None)
+    if file:
+        fs, path = _place(output, options)
+        fs.rm_file(f"{path}/_manifest/{Path(note['file']).stem}.json")
+    return file
+
 # %% ../nbs/44_scale.ipynb #sc0000d1
 def _run(
     model, photos, output, address, then, judge, job,
@@ -547,27 +613,38 @@ def _run(
 ): # Notes
     "Answer all batches that have no answers yet"
     size = job['batch_size']
-    n = -(-len(photos)//size)
+    n, apart = -(-len(photos)//size), any(map(is_address, photos['at']))
     with connected(address) as ray:
         check_nodes(ray)
         _begin(output, options, job, overwrite)
-        known = _notes(output, options)
+        known = [o for o in _notes(output, options) if not _unseen(o, photos, output, options)]
         done = {b for o in known for b in o['batches']}
         batches = [dict(batch=i, items=pickle.dumps(photos[i*size:(i+1)*size])) for i in range(n) if i not in done]
         with tqdm(total=len(photos), initial=sum(o['photos'] for o in known),
                   delay=2, disable=not progress, unit='photo') as bar, plain_data(ray):
-            for o in _answer(ray, batches, model, then, judge, job, output, options, workers, rows) if batches else ():
+            for o in (_answer(ray, batches, apart, model, then, judge, job, output, options, workers, rows)
+                      if batches else ()):
+                if file := _unseen(o, photos, output, options):
+                    raise OSError(f"a node does not see {file}: put photos where all nodes see them, "
+                                  f"e.g. s3:// or a shared disk. {_kept}")
                 bar.update(o['photos'])
     return _finish(output, options, n)
 
 # %% ../nbs/44_scale.ipynb #sc0000d2
 def _whole(output): return str(output).rstrip('/') if is_address(str(output)) else os.path.abspath(output)
 
+def _spelled(address):
+    "The same for all spellings of an address, e.g. s3a://a/b and s3://a/b, or of a path"
+    try: store = fsspec.get_filesystem_class(_kind(address))
+    except (ImportError, ValueError): return address   # only nodes know it, or nobody
+    return f'{store.__name__}:{store._strip_protocol(address)}'
+
 def _outside(photos, output):
     "`photos` without what lies in the output, with whole paths in `at`"
     where = [o if is_address(o) else os.path.abspath(o) for o in photos['at']]
     photos = photos.assign(at=pd.Series(where, photos.index, dtype=object))   # a node has its own current folder
-    return photos[[not o.startswith(output + '/') for o in where]].reset_index(drop=True)
+    inside = _spelled(output) + '/'
+    return photos[[not _spelled(o).startswith(inside) for o in where]].reset_index(drop=True)
 
 # %% ../nbs/44_scale.ipynb #sc0000d3
 def predict_dataset(

@@ -46,7 +46,7 @@ def read_portrait(
         with safe_open(file, framework) as f: meta, state = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
         facts = json.loads(meta['genderres'])
         if meta['sha256'] != classifier_digest(state, facts): raise ValueError('the checksum does not fit')
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as e:
         raise ValueError(f"{file} is missing or damaged ({e}): "
                          "`pip install --force-reinstall --no-deps genderres` brings it back") from e
     return state, facts

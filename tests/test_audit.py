@@ -59,6 +59,12 @@ def test_files_are_not_mixed_up():
     assert match_files(['/d/b/1.jpg', '/d/a/1.jpg', '2.jpg'], known).tolist() == [1, 0, 2]
     assert match_files(['1.jpg', 'c/1.jpg'], known).isna().all()
     assert match_files([], known).tolist() == [] and match_files(['1.jpg'], []).isna().all()
+    answered = [*(f'train/{i}.jpg' for i in range(4)), *(f'val/{i}.jpg' for i in range(3))]
+    wanted = [f'val/{i}.jpg' for i in range(4)]
+    assert match_files(wanted, answered).fillna(-1).tolist() == [4, 5, 6, -1]
+    deep = [f'x/{o}' for o in ('men/old/1.jpg', 'men/2.jpg', '3.jpg')]
+    assert match_files(deep, [o.replace('x/', '/data/y/') for o in deep]).tolist() == [0, 1, 2]   # two roots, any depth
+    assert match_files(['p/1.jpg', 'q/2.jpg'], ['x/1.jpg', 'y/2.jpg']).tolist() == [0, 1]
 
 def test_probabilities_that_do_not_add_up(faces):
     labels, p = faces
@@ -159,6 +165,109 @@ def test_shell(faces, tmp_path, monkeypatch):
     assert run('--classes', 'Herr').exit_code == 2
     bad = run()
     assert bad.exit_code == 1 and 'no column with answers' in bad.stderr
+    labels.assign(age=['young', 'old']*100).to_csv('labels.csv', index=False, header=False)
+    table(labels, p, who=np.where(p > .5, 'm', 'f')).to_csv('answers.csv', index=False, header=False)
+    assert 'By 2:' in run('--columns', 'label=1', '--by', '2').stdout
+
+@pytest.mark.parametrize('keep', ['shuffled', 'twice', 'file'])
+def test_the_index_of_a_table(faces, tmp_path, keep):
+    "The order of the rows counts; an index that has a name is a column"
+    labels, p = faces
+    labels = labels.assign(age=['young', 'old']*100)
+    answers = table(labels, p, men=p, women=1 - p)
+    right, order = audit(answers, labels, by='age'), np.random.default_rng(0).permutation(200)
+    change = dict(shuffled=lambda o: o.iloc[order], twice=lambda o: o.set_axis([5]*200),
+                  file=lambda o: o.set_index('file'))[keep]
+    paths, tables = [tmp_path/'a.parquet', tmp_path/'l.parquet'], [*map(change, (answers, labels))]
+    for o,path in zip(tables, paths): o.to_parquet(path)
+    for given in (paths, tables):
+        res = audit(*given, by='age')
+        assert res.report.table.right['accuracy'] == right.report.table.right['accuracy']
+        pd.testing.assert_frame_equal(res.groups['age'].table, right.groups['age'].table)
+
+def test_a_slip_in_one_row(faces):
+    labels, p = faces
+    said, p = np.where(p > .5, 'men', 'women'), p.copy()
+    sure = np.where(p > .5, p, 1 - p)
+    p[3] = sure[3] = 98
+    for columns in (dict(men=p), dict(gender=said, gender_score=sure)):
+        res = audit(table(labels, p, **columns), labels)
+        assert len(res.used) == 199 and res.table.problem[3] == 'its probabilities do not add up to 1'
+    res = audit(table(labels, p, men=100*faces[1]), labels)   # percentages
+    assert len(res.used) == 200
+
+@pytest.mark.parametrize('kind', [int, float, 'Int64', 'string'])
+def test_numbers_for_classes_and_missing_values(faces, tmp_path, kind):
+    labels, p = faces
+    answers = table(labels, p, gender=pd.Series(p > .5).astype(int).astype(kind))
+    classes = {'0': 'women', '1': 'men'}
+    if kind != int: answers.loc[0, 'gender'] = None
+    answers.to_parquet(tmp_path/'a.parquet')
+    for o in (answers, tmp_path/'a.parquet'): assert len(audit(o, labels, classes=classes).used) == 200 - (kind != int)
+    assert len(audit(answers.rename(columns=dict(gender='men')), labels).used) == 200 - (kind != int)
+
+def test_missing_values_of_pandas(faces):
+    labels, p = faces
+    labels = labels.assign(person=pd.Series(['Ann', pd.NA]*100), age=pd.Series(['old', pd.NA]*100))
+    answers = table(labels, p, men=pd.Series(p, dtype='Float64'), gender=np.where(p > .5, 'm', 'f')).astype(object)
+    answers.loc[:4, ['men', 'gender']] = pd.NA
+    for o in (answers, answers.convert_dtypes()): assert len(audit(o, labels, by='age').used) == 195
+
+def test_two_columns_of_one_name(faces, tmp_path):
+    labels, p = faces
+    answers = table(labels, p, men=p, gender=np.where(p > .5, 'm', 'f'), note='')
+    for name,columns in dict(men=['file', 'men', 'men', 'x'], file=['file', 'file', 'gender', 'x'],
+                             gender=['file', 'y', 'gender', 'gender']).items():
+        with pytest.raises(ValueError, match=f"the answers have two columns '{name}': rename one of them"):
+            audit(answers.set_axis(columns, axis=1), labels)
+    assert len(audit(answers.set_axis(['file', 'men', 'note', 'note'], axis=1), labels).used) == 200
+    twice = labels.assign(a='x', b='y').set_axis(['file', 'label', 'age', 'age'], axis=1)
+    with pytest.raises(ValueError, match="the labels have two columns 'age'"): audit(answers, twice, by='age')
+
+def test_a_tie_is_as_the_answer_says(faces):
+    labels, p = faces
+    for word in ('female', 'male'):
+        res = audit(table(labels, p, gender=word, gender_score=.5), labels)
+        said = {'female': 'women', 'male': 'men'}[word]
+        assert {*res.table.prediction} == {said} and (res.interp.decoded == two.index(said)).all()
+
+def test_classes_of_other_parts(faces):
+    labels, p = faces
+    labels = labels.assign(split=['train']*100 + ['test']*100, label=['child', 'Baby']*5 + [*labels.label[10:]])
+    res = audit(table(labels, p, men=p, women=1 - p), labels, classes=dict(Baby='child'))
+    assert res.vocab == two and len(res.used) == 100
+    knows = table(labels, p, men=p, women=1 - p, child=0)
+    assert audit(knows, labels, classes=dict(Baby='child')).vocab == ['child', *two]
+    with pytest.raises(ValueError, match='Kind, which is neither'):
+        audit(table(labels, p, men=p), labels, classes=dict(Kind='child'))
+    with pytest.raises(ValueError, match="classes=.'men'.: give a new name for each name"):
+        audit(table(labels, p, men=p), labels, classes=['men'])
+
+def test_labels_that_are_unsure(faces):
+    labels, p = faces
+    labels.loc[:4, 'label'] = 'unknown'
+    res = audit(table(labels, p, men=p, women=1 - p), labels, classes=dict(unknown='unsure'))
+    assert res.vocab == two and 'Left out: 5 (labelled unsure).' in res.report.notes
+    assert 'answered' not in res.report.table.index   # nobody asked about these
+
+@pytest.mark.parametrize('name', ['Group', 'PERSON', 'group'])
+def test_groups_of_any_case_are_not_persons(faces, name):
+    labels, p = faces
+    labels[name] = np.where(np.arange(200) % 2, 'x', 'y')
+    assert 'come from 2 groups' not in str(audit(table(labels, p, men=p), labels, by=name).report)
+
+def test_tables_without_rows_and_usual_file_names(faces, tmp_path):
+    labels, p = faces
+    answers = table(labels, p, men=p)
+    for i,name in enumerate(('answers', 'labels')):
+        (tmp_path/'none.csv').write_text('file,label\n')
+        given = [answers, labels]
+        given[i] = tmp_path/'none.csv'
+        with pytest.raises(ValueError, match='none.csv has no rows'): audit(*given)
+        given[i] = labels[:0]
+        with pytest.raises(ValueError, match=f'the table of {name} has no rows'): audit(*given)
+    for name in ('image_name', 'fname'):
+        assert len(audit(answers.assign(a=1)[['a', 'men', 'file']].rename(columns=dict(file=name)), labels).used) == 200
 
 def test_addresses_on_both_sides(faces):
     "Answers of a service about photos in a store: nobody opens them here"

@@ -61,6 +61,13 @@ def test_evaluate_matches_and_says_so(untrained, photos, tmp_path):
     assert (evaluate(clf, moved, classes=dict(Herren='men', Woman='women'), progress=False).label.tolist()
             == same.label.tolist())
 
+def test_classes_may_name_labels_of_other_parts(untrained, photos):
+    table = photos_from_folder(photos)[['file', 'label']].assign(split='test')
+    table.loc[:3, ['label', 'split']] = 'Herren', 'train'
+    clf = GenderClassifier.load(untrained)
+    assert len(evaluate(clf, table, classes=dict(Herren='men'), progress=False)) == len(table) - 4
+    with pytest.raises(ValueError, match='a new name for Heren'): evaluate(clf, table, classes=dict(Heren='men'))
+
 def test_training_on_new_names(photos):
     table = photos_from_folder(photos)[['file', 'label']]
     assert ([*gender_dls(photos, size=32, classes=dict(men='male', women='female'), num_workers=0).vocab]

@@ -12,7 +12,8 @@ from genderres.evaluate import evaluate
 from genderres.data import gender_dls
 from genderres.portraits import sample_portraits
 from genderres.learner import gender_learner
-from genderres.predict import OnnxClassifier, predict_to_file
+from genderres.predict import OnnxClassifier, onnx_session, predict_to_file
+from genderres.weights import read_portrait
 try: import resource
 except ImportError: resource = None   # Windows
 
@@ -52,6 +53,29 @@ def test_no_pickle_is_opened(tmp_path, write):
         with pytest.raises(ValueError, match=f'{name} is a pickle'): GenderClassifier.load(tmp_path/name)
     assert not (tmp_path/'ran').exists()
 
+@pytest.mark.parametrize('start', [b'\x80\x3b', b'\x80\2', b'PK'])
+def test_cut_off_and_no_pickle(tmp_path, start):
+    (tmp_path/'b.safetensors').write_bytes(start + bytes(6) + b'{"__metadata__":')
+    with pytest.raises(ValueError, match='b.safetensors is damaged, cut off'):
+        GenderClassifier.load(tmp_path/'b.safetensors')
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float8_e4m3fn])
+def test_tensors_of_other_types(untrained, tmp_path, dtype):
+    with safe_open(untrained, 'pt') as f: meta = f.metadata()
+    save_file({k: v.to(dtype) for k,v in load_file(untrained).items()}, tmp_path/'b.safetensors', meta)
+    with pytest.raises(ValueError, match='b.safetensors: its tensors do not fit resnet18 .* type'):
+        GenderClassifier.load(tmp_path/'b.safetensors')
+
+def test_facts_too_deep(untrained, tmp_path, monkeypatch):
+    deep = dict(genderres='{"format":'*5000 + '1' + '}'*5000)
+    save_file(load_file(untrained), tmp_path/'b.safetensors', deep)
+    with pytest.raises(ValueError, match='b.safetensors: its facts'): GenderClassifier.load(tmp_path/'b.safetensors')
+    def dumps(*args): raise RecursionError   # the checksum goes a little deeper than the reading
+    with monkeypatch.context() as m, pytest.raises(ValueError, match='a.safetensors: its facts are nested too deep'):
+        m.setattr('genderres.classifier.classifier_digest', dumps)
+        GenderClassifier.load(untrained)
+    with pytest.raises(ValueError, match='b.safetensors is missing or damaged'): read_portrait(tmp_path/'b.safetensors')
+
 def test_every_altered_byte_is_noticed(untrained, tmp_path):
     data, rng = untrained.read_bytes(), np.random.default_rng(0)
     head = int.from_bytes(data[:8], 'little')
@@ -82,6 +106,12 @@ def test_full_disk_leaves_nothing(untrained, tmp_path):
         with pytest.raises(OSError): clf.save(tmp_path/'b.safetensors')
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert not list(tmp_path.iterdir())
+
+def test_a_missing_gpu_is_no_fault_of_the_file(untrained, monkeypatch):
+    monkeypatch.setattr(OnnxClassifier, '_provider', lambda self, device: 'CUDAExecutionProvider')
+    monkeypatch.setattr('genderres.predict.onnx_session', lambda model, provider: onnx_session(model))
+    with pytest.raises(ValueError, match="^device='cuda' cannot be used"):
+        OnnxClassifier(untrained.with_suffix('.onnx'), 'cuda')
 
 def test_onnx_that_is_none_of_ours(untrained, tmp_path):
     import onnx

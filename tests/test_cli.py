@@ -1,8 +1,9 @@
 "The shell: what it prints, how it ends, and what survives a kill"
-import json, os, shutil, signal, subprocess, sys, time
+import io, json, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
-from genderres.cli import app
+from genderres.classifier import GenderClassifier
+from genderres.cli import app, main
 from genderres.portraits import sample_portraits
 from PIL import Image
 from typer.testing import CliRunner
@@ -73,6 +74,8 @@ def test_the_whole_way(tmp_path, monkeypatch):
     (['predict', 'MODEL', 'nowhere.jpg'], 1, 'none of these photos has an answer'),
     (['predict', 'MODEL'], 2, 'name the photos after it'),
     (['predict', 'nowhere.onnx', 'photos'], 2, 'does not exist'),
+    (['predict', '--model', '.', 'photos'], 2, '. is a folder, not a classifier'),
+    (['evaluate', '.', '.'], 2, '. is a folder, not a classifier'),
     (['predict', 'MODEL', 'photos', '-o', 'nowhere/a.csv'], 2, 'no folder nowhere'),
     (['predict', 'MODEL', 'photos', '-o', 'a.doc'], 2, 'must end in .csv or .parquet'),
     (['predict', 'MODEL', 'photos', '--abstain', '7'], 2, '--abstain'),
@@ -105,7 +108,7 @@ def test_training_in_the_folder_of_the_photos(photos, monkeypatch):
     assert '-o ../mine.safetensors' in run('train', '.', '-o', 'mine.safetensors', code=2).stderr
     assert sorted(o.name for o in photos.iterdir()) == ['men', 'women']
 
-@pytest.mark.parametrize('name', ['label', 'problem', 'file', 'unsure', 'PROBLEM', 'Unsure'])
+@pytest.mark.parametrize('name', ['label', 'problem', 'file', 'unsure', 'group', 'Prediction', 'PROBLEM', 'Unsure'])
 def test_names_that_no_class_can_have(photos, tmp_path, monkeypatch, name):
     def never(*args, **kwargs): raise AssertionError('it must be refused before the training')
     monkeypatch.setattr('genderres.experiment.run_experiment', never)
@@ -125,6 +128,31 @@ def test_a_few_of_each_kind(photos, untrained, tmp_path):
         tmp_path/'two.csv', index=False)
     out = run('evaluate', untrained, tmp_path/'two.csv').stdout
     assert out.startswith('On 1 photo:') and 'Left out: 1 (' in out
+
+def test_info_in_columns():
+    out = run('info').stdout
+    assert re.search(r'\n    FairFace test, all  +[\d,]+ of 3,000 right, \d\d\.\d% \(\d\d\.\d% to \d\d\.\d%\)', out)
+    assert len({o.index(o.split('  ')[-1].strip()) for o in out.splitlines() if ' right, ' in o}) == 1
+    assert re.search(r'\n  labels +presented gender', out)
+
+def test_output_in_another_encoding(photos, monkeypatch):
+    said = io.TextIOWrapper(io.BytesIO(), 'cp1252')
+    monkeypatch.setattr('sys.stdout', said)
+    monkeypatch.setattr('sys.argv', ['genderres', 'check', str(photos.rename(photos.with_name('→')))])
+    with pytest.raises(SystemExit) as e: main()
+    said.flush()
+    assert not e.value.code and b'\\u2192: 20 files' in said.buffer.getvalue()
+
+def test_rapid_takes_the_gpu_that_is_there(photos, monkeypatch):
+    def ready(device=None): raise ValueError(f'device {device}')
+    monkeypatch.setattr(GenderClassifier, 'ready', ready)
+    assert 'device None' in run('predict', photos, '--rapid', code=1).stderr
+    assert 'device cpu' in run('predict', photos, '--rapid', '--device', 'cpu', code=1).stderr
+
+def test_training_photos_that_are_not_known(photos, untrained):
+    assert 'does not say which photos it was trained on' in go('evaluate', photos)['notes'][0]
+    assert 'does not say' not in run('evaluate', untrained, photos).stdout
+    assert 'as filed' not in run('predict', untrained, photos).stdout
 
 def test_debug_shows_the_traceback(photos):
     res = CliRunner().invoke(app, ['--debug', 'check', str(photos/'men')])

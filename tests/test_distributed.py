@@ -1,10 +1,10 @@
 "Two processes train as one does, and continue after a kill"
-import json, os, signal, sys, time
+import json, os, signal, subprocess, sys, time
 import pytest, torch
 pytest.importorskip('accelerate')
 from functools import partial
-from fastai.vision.all import Callback, rank_distrib
-from genderres import features
+from fastai.vision.all import Callback, FocalLossFlat, rank_distrib
+from genderres import distributed, features
 from genderres.cli import app
 from genderres.data import gender_dls
 from genderres.distributed import distributed_experiment, in_processes
@@ -44,6 +44,31 @@ def test_killed_and_continued(tmp_path):
     low, high = one.scores().loc['accuracy', ['low', 'high']]
     assert scores.n['accuracy'] == len(one.targs) and low <= scores.share['accuracy'] <= high
 
+class Stop(Callback):
+    "Ctrl-C in an epoch, or in the first that is trained; `began` are those that were"
+    def __init__(self, at=None): self.at, self.began = at, []
+    def before_train(self):
+        self.began.append(self.epoch)
+        if self.at in (None, self.epoch): raise KeyboardInterrupt
+
+def test_another_training_begins_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, 'num_distrib', lambda: 1)
+    photos = sample_portraits(tmp_path/'photos', n=20, size=48)
+    def data(faces='no', **kwargs):
+        dls = gender_dls(photos, **{**dict(size=32, bs=8, num_workers=0), **kwargs})
+        dls.faces = faces
+        return dls
+    def epochs(stop, options=dict(), **kwargs):
+        with pytest.raises(KeyboardInterrupt):
+            distributed_experiment(partial(data, **kwargs), None, tmp_path/'last.pth', epochs=2, cbs=[stop],
+                                   **{**dict(arch='resnet18', train_bn=False, loss_func=FocalLossFlat()), **options})
+        return stop.began
+    assert epochs(Stop(1)) == [0, 1] and epochs(Stop()) == [1]   # the same one continues
+    for o in (dict(size=48), dict(faces='largest'), dict(crop_p=0.)): assert epochs(Stop(), **o) == [0], o
+    for o in (dict(train_bn=True), dict(stem='small'), dict(wd=.1), dict(loss_func=FocalLossFlat(gamma=5))):
+        assert epochs(Stop(), o) == [0], o
+    assert epochs(Stop()) == [1]
+
 def measured_apart(*args, **kwargs):
     "As `distributed_experiment`, where each process measures another layout as the fastest"
     layout = [torch.contiguous_format, torch.channels_last][rank_distrib()]
@@ -62,5 +87,18 @@ def test_at_the_shell(tmp_path):
             '--processes', 2, '--arch', 'resnet18', '--json']
     res = CliRunner().invoke(app, [*map(str, args)])
     assert res.exit_code == 0, res.stderr
+    assert json.loads(res.stdout)['scores']['accuracy']['n'] == 8
+    assert {o.name for o in tmp_path.iterdir()} == {'photos', 'm', 'm.safetensors'}
+
+@pytest.mark.slow
+def test_launched(tmp_path):
+    "As the tutorial says it: accelerate starts the processes, and one of them speaks"
+    sample_portraits(tmp_path/'photos', n=40, size=64)
+    args = ['train', tmp_path/'photos', '-o', tmp_path/'m.safetensors', '--size', 32, '--batch-size', 8, '--epochs', 1,
+            '--arch', 'resnet18', '--json']
+    launch = [sys.executable, '-m', 'accelerate.commands.accelerate_cli', 'launch', '--cpu', '--num_machines', 1,
+              '--num_processes', 2, '--mixed_precision', 'no', '--dynamo_backend', 'no', '-m', 'genderres']
+    res = subprocess.run([*map(str, launch + args)], capture_output=True, text=True)
+    assert res.returncode == 0, res.stderr
     assert json.loads(res.stdout)['scores']['accuracy']['n'] == 8
     assert {o.name for o in tmp_path.iterdir()} == {'photos', 'm', 'm.safetensors'}

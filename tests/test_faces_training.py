@@ -172,10 +172,11 @@ def test_photos_of_any_form(snapshots):
     learn = trained(data(snapshots))
     im = scene(draw_portrait('women', np.random.default_rng(22), 160), seed=22)
     im.save(new := snapshots/'new.png')
-    want = learn.to_classifier().pixels(new)/255
+    want = learn.to_classifier().pixels(new).astype(int)
     for o in (new, new.read_bytes(), im, np.array(im)):
         x = learn.dls.test_dl([o], num_workers=0).one_batch()[0]
-        assert np.abs(learn.dls.valid.after_batch.decode((x,))[0][0].permute(1, 2, 0).numpy() - want).max() < 1e-4
+        shown = learn.dls.valid.after_batch.decode((x,))[0][0].permute(1, 2, 0).numpy()   # bytes, cut and not rounded
+        assert np.abs(shown - want).max() <= 1
     assert torch.equal(learn.dls.test_dl([new]*4, bs=2, num_workers=2).one_batch()[0][0], x[0])
 
 def test_caches_keep_photos_and_faces_apart(snapshots, tmp_path):

@@ -36,6 +36,11 @@ def test_a_split_is_no_class_and_is_kept(tmp_path, data): assert listed(tmp_path
                                   '0,a.jpg,men\n1,b.jpg,women\n'])
 def test_no_header_loses_no_photo(tmp_path, data): assert listed(tmp_path, data) == plain
 
+def test_missing_values_of_pandas():
+    table = pd.DataFrame(dict(file=['a.jpg', 'b.jpg'], label=['men', 'women'], person=['Ann', pd.NA]))
+    for o in (table, table.convert_dtypes()): assert photos_from_source(o).group.tolist() == ['Ann', '']
+    with pytest.raises(ValueError, match='no label for 1 of 2'): photos_from_source(table.assign(label=['men', pd.NA]))
+
 def test_no_header_and_names_without_an_ending(tmp_path):
     assert listed(tmp_path, 'p1,men\np2,women\np3,men\n') == [('p1', 'men', ''), ('p2', 'women', ''), ('p3', 'men', '')]
 

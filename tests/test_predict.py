@@ -15,6 +15,15 @@ def test_large_photos_take_turns(large_photos):
     assert (answers.problem == '').all() and len(answers) == 24
     assert most < max(held) < 2**26   # several small ones at once, and two large ones never
 
+class Sometimes(Classifier):
+    "A network that overflows"
+    def logits(self, x): return np.where(x[:, 0, 0, :2] > 200, np.nan, [1., 0])
+
+def test_no_number_is_no_answer():
+    facts = dict(vocab=['men', 'women'], size=[16, 16], temperature=1., abstain=0.)
+    answers = Sometimes(facts, '').predict([np.full((9, 9, 3), o, np.uint8) for o in (0, 255)], progress=False)
+    assert answers.label.tolist() == ['men', ''] and answers.problem.tolist() == ['', 'the network gave no number']
+
 forked = textwrap.dedent('''
     import multiprocessing, sys
     import numpy as np, torch

@@ -1,5 +1,5 @@
 "A real Ray cluster of two nodes on this machine, a store that fails, and what is killed in the middle"
-import io, json, os, signal, subprocess, sys, tempfile, threading, time
+import contextlib, errno, io, json, os, pickle, signal, subprocess, sys, tempfile, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, pandas as pd, psutil, pytest
@@ -216,17 +216,22 @@ class Few:
     def nodes(self): return [dict(Alive=True, Resources=self.has), dict(Alive=False, Resources=dict(memory=2**40))]
 
 @pytest.mark.parametrize('gpus', [0, 1, 2, 8])
-def test_stages_fit_side_by_side(gpus):
-    "On one node, readers and judges leave room for one that writes"
+@pytest.mark.parametrize('apart', [False, True])
+def test_stages_fit_side_by_side(gpus, apart):
+    "On one node, readers and judges leave room for one that writes; without a GPU, judges read what is on a disk"
     for cpus in range(max(1, gpus), 65):
-        readers, judges = genderres.scale._pools(Few(CPU=cpus, GPU=gpus, memory=2**36), None)
-        used = readers['compute'].max_size*readers['num_cpus'] + judges['compute'].max_size*judges['num_cpus']
-        assert used + .05 <= cpus + 1e-9 and readers['memory'] == 2**29
+        pools = genderres.scale._pools(Few(CPU=cpus, GPU=gpus, memory=2**36), None, apart)
+        assert (pools[0] is None) == (not apart and not gpus)
+        pools = [o for o in pools if o]
+        used = sum(o['compute'].max_size*o['num_cpus'] for o in pools)
+        assert used + .05 <= cpus + 1e-9 and pools[0]['memory'] == 2**29
 
 def test_more_workers_than_fit_and_little_memory():
     with pytest.warns(UserWarning, match='5 workers, and the cluster has room for 2 now'):
-        readers, judges = genderres.scale._pools(Few(CPU=2, memory=2**28), 5)
+        readers, judges = genderres.scale._pools(Few(CPU=2, memory=2**28), 5, True)
     assert readers['memory'] == 2**27 and readers['compute'].max_size == 2 and judges['compute'].max_size == 5
+    _, judges = genderres.scale._pools(Few(CPU=8, memory=2**29), None, False)
+    assert judges['memory'] == 2**28 and judges['compute'].max_size == 2   # as many as memory has room for
 
 class Keys(fsspec.AbstractFileSystem):
     "A store with these keys, which gives none"
@@ -281,6 +286,137 @@ def test_a_damaged_job(tmp_path):
     genderres.scale._begin(tmp_path/'out', {}, dict(a=1), False)
     assert date.stat().st_mtime_ns == was   # who continues writes nothing
 
+def write(out, *batches, rows=1, **columns):
+    "A file of answers for these batches, and its note"
+    table = pd.DataFrame(dict(dict(file='a.jpg', label='men', problem=''), **columns), index=range(rows))
+    got = dict(batch=np.array(batches), answers=[pickle.dumps((table, []))]*len(batches))
+    return json.loads(genderres.scale._write(got, out, {}, rows)['note'][0])
+
+@pytest.fixture
+def out(tmp_path):
+    genderres.scale._begin(tmp_path/'out', {}, dict(a=1), False)
+    return tmp_path/'out'
+
+def test_a_node_does_not_see_a_file(photos, tmp_path, monkeypatch):
+    "A folder of this name is there, with other content: the run ends, and keeps no note of it"
+    monkeypatch.setattr(genderres.scale, 'connected', lambda address: contextlib.nullcontext(ray))
+    monkeypatch.setattr(genderres.scale, 'check_nodes', lambda ray: None)
+    listed, out, job = list_photos([photos, 'none.jpg']), str(tmp_path/'out'), dict(batch_size=7)
+    run = lambda: genderres.scale._run(None, listed, out, 'local', None, None, job, None, 7, {}, False, False)
+    problems = ['']*6 + ['no such file']
+    monkeypatch.setattr(genderres.scale, '_answer', lambda *a: (
+        write(out, i, rows=7, problem=problems) for i in range(3)))
+    with pytest.raises(OSError, match=f'a node does not see {listed.file[6]}: put photos where all nodes see them'):
+        run()
+    assert not [*(tmp_path/'out'/'_manifest').iterdir()]
+    problems[6] = ''
+    monkeypatch.setattr(genderres.scale, '_answer', lambda *a: (
+        write(out, i, rows=7, problem=[*problems[:6], 'no such file'*(i == 2)]) for i in range(3)))
+    assert len(run()) == 3   # the last is nowhere
+
+def test_files_of_others_stay(out):
+    write(out, 0)
+    others = [out/'mine.parquet', out/'more'/'000000000-01234567.parquet', out/'_manifest'/'mine.json']
+    (out/'more').mkdir()
+    for o in others: o.touch()
+    (out/'000000009-01234567.parquet').touch()   # a write that was interrupted
+    genderres.scale._finish(out, {}, 1)
+    assert all(o.exists() for o in others) and not (out/'000000009-01234567.parquet').exists()
+
+def test_two_notes_of_one_batch(out):
+    "Such as another run of the same call leaves: each batch counts once"
+    notes = write(out, 0, 1), write(out, 1, 2), write(out, 2)
+    assert genderres.scale._finish(out, {}, 3) == [notes[0], notes[2]]
+    assert len([*out.glob('*.parquet')]) == len([*out.glob('_manifest/*')]) == 2
+
+def test_the_store_fails_when_a_run_continues(out, monkeypatch):
+    "What is finished is not taken for lost"
+    write(out, 0)
+    def fails(self, *args, **kwargs): raise PermissionError('Access Denied')
+    monkeypatch.setattr(fsspec.implementations.local.LocalFileSystem, 'cat_file', fails)
+    with pytest.raises(OSError, match='cannot be read .PermissionError: Access Denied.*kept: the same call continues'):
+        genderres.scale._notes(out, {})
+
+def test_writes_that_fail(out, monkeypatch):
+    "Why, and at once if there is no room"
+    monkeypatch.setattr(genderres.scale.time, 'sleep', pytest.fail)
+    for e,said in ((OSError(errno.ENOSPC, 'No space left on device'), 'No space left'),
+                   (PermissionError(errno.EACCES, 'Permission denied'), 'PermissionError: .*denied')):
+        def fails(self, *args, **kwargs): raise e
+        monkeypatch.setattr(fsspec.implementations.local.LocalFileSystem, 'pipe_file', fails)
+        with pytest.raises(OSError, match=f'_job.json cannot be written .*{said}') as found:
+            genderres.scale._put(out, {}, '_job.json', b'')
+        assert 'read' not in str(found.value)
+
+class Hosts:
+    "What `check_nodes` asks of Ray, for two nodes on one host"
+    exceptions = ray.exceptions
+    def __init__(self, answers): self.answers = answers
+    def nodes(self): return [dict(NodeID=k, NodeManagerHostname='one', Alive=True) for k in self.answers]
+    def remote(self, **kwargs): return lambda f: self
+    def options(self, scheduling_strategy):
+        return type('Task', (), dict(remote=lambda name: scheduling_strategy.node_id))
+    def get(self, node, timeout):
+        if isinstance(o := self.answers[node], Exception): raise o
+        return o
+
+def test_each_node_answers():
+    with pytest.raises(RuntimeError, match='one has genderres 0.0'):
+        genderres.scale.check_nodes(Hosts({'a'*56: '0.0', 'b'*56: '9.9'}), '9.9')
+    for e in (ray.exceptions.GetTimeoutError('slow'), ray.exceptions.NodeDiedError('gone')):
+        with pytest.raises(RuntimeError, match='one does not answer .*ray status'):
+            genderres.scale.check_nodes(Hosts({'a'*56: e}), '9.9')
+
+def test_a_worker_is_not_killed_for_ever():
+    "It leaves a mark with each attempt"
+    killed = [genderres.scale._attempt(0) for _ in range(3)]
+    for o in killed: o.__enter__()
+    with pytest.raises(RuntimeError, match='killed three times .* memory'): genderres.scale._attempt(0).__enter__()
+    with genderres.scale._attempt(0): pass   # a new call tries again
+
+@pytest.mark.slow
+@pytest.mark.parametrize('times', [1, 99])
+def test_a_worker_is_killed(cluster, untrained, photos, tmp_path, monkeypatch, times):
+    "Once, and with each attempt"
+    class Dies(genderres.scale._Judge):
+        "As if memory did not suffice"
+        def answers(self, names, read):
+            died = Path(names[0]).parents[1]/'died'
+            with open(died, 'a') as f: f.write('x')
+            if len(died.read_text()) <= times: os.kill(os.getpid(), signal.SIGKILL)
+            return super().answers(names, read)
+    answer = genderres.scale._answer
+    monkeypatch.setattr(genderres.scale, '_answer', lambda *a: answer(*a[:5], Dies, *a[6:]))
+    near, files = OnnxClassifier(untrained.with_suffix('.onnx')), [*list_photos(photos).file]
+    run = lambda: predict_dataset(untrained.with_suffix('.onnx'), photos, tmp_path/'out', batch_size=20)
+    if times == 1:
+        run()
+        same(answers(tmp_path/'out'), near.predict(files, batch_size=20))
+    else:
+        with pytest.raises(RuntimeError, match='killed three times'): run()
+        assert len((photos/'died').read_text()) == 3
+
+def test_options_may_hold_anything(tmp_path):
+    "Also for photos in a Parquet file"
+    pd.DataFrame(dict(bytes=[b'1', b'2'])).to_parquet(tmp_path/'a.parquet')
+    options, listed = dict(session=object()), list_photos(tmp_path/'a.parquet').itertuples()
+    assert [genderres.scale.fetch(o, options) for o in listed] == [b'1', b'2']
+
+@pytest.mark.parametrize('file,said', [(['a.jpg', None], 'row 1 says None'), ([6, 7], 'row 0 says 6')])
+def test_names_in_parquet(tmp_path, file, said):
+    pd.DataFrame(dict(file=file, bytes=b'')).to_parquet(tmp_path/'a.parquet')
+    with pytest.raises(ValueError, match=f'a.parquet: its column file must name each photo, and {said}'):
+        list_photos(tmp_path/'a.parquet')
+
+def test_spellings_of_one_place(tmp_path):
+    "Answers are not taken for photos"
+    listed = genderres.scale._items(['memory:///a/b/c.jpg', 'memory://a/b.jpg', 's3a://a/b/c.jpg', 'none://a/b.jpg'])
+    left = lambda o: genderres.scale._outside(listed, o).file.tolist()
+    assert left('memory://a/b') == listed.file.tolist()[1:]
+    assert left('s3://a/b') == [*listed.file[:2], 'none://a/b.jpg']
+    at = genderres.scale._items([f'file://{tmp_path}/a.jpg'])
+    assert not len(genderres.scale._outside(at, str(tmp_path)))
+
 def test_a_row_group_is_read_once(tmp_path, monkeypatch):
     pd.DataFrame(dict(file=[*'abcd'], bytes=[b'1', b'2', b'3', b'4'])).to_parquet(tmp_path/'a.parquet')
     opened, _open = [], genderres.scale._open
@@ -329,9 +465,8 @@ def test_few_fit(untrained):
     def small(x):
         if len(x) > 2: raise MemoryError
         return logits(x)
-    judge = object.__new__(genderres.scale._Judge)
-    clf.logits, judge.clf, judge.job = small, clf, dict(abstain=0.)
-    import pickle
+    judge = genderres.scale._Judge(None, '', dict(abstain=0.), 'cpu')
+    clf.logits, clf.predict, judge.clf = small, None, clf   # pixels are not read again
     res = judge(dict(batch=np.array([0]), read=[pickle.dumps((['a']*4, [(np.zeros((32, 32, 3), np.uint8), '')]*4))]))
     table, said = pickle.loads(res['answers'][0])
     assert len(table) == 4 and 'from here on 2' in said[0]

@@ -2,8 +2,8 @@
 import platform, warnings
 from contextlib import nullcontext
 import numpy as np, pandas as pd, psutil, pytest, torch
-from fastai.vision.all import (SGD, Callback, CutMix, ImageDataLoaders, MixUp, Resize, SaveModelCallback, resnet18,
-                               set_seed, squeezenet1_1)
+from fastai.vision.all import (SGD, Callback, CutMix, ImageDataLoaders, MixUp, Resize, Rotate, SaveModelCallback,
+                               load_learner, nn, resnet18, set_seed, squeezenet1_1)
 from genderres import features
 from genderres.data import PILPhoto, gender_dls
 from genderres.features import GrowSize, MapDL
@@ -11,6 +11,7 @@ from genderres.files import keep_memory
 from genderres.interpret import GenderInterpretation
 from genderres.learner import body_layers, gender_learner
 from genderres.networks import lite0
+from genderres.precision import Autocast
 
 @pytest.fixture
 def staged(photos, weights):
@@ -45,7 +46,7 @@ def test_maps_and_photos_give_the_same_weights(staged, arch, stages, kwargs):
     for rapid in (False, True):
         # Adam's first step goes by the sign of the gradient
         learn = staged(stages, rapid, arch, bs=16, views=1, head='linear', opt_func=SGD, **kwargs)
-        learn.dls.train.after_batch.fs = learn.dls.train.after_batch.fs[1:]   # no flips
+        learn.dls.train.after_batch.fs.pop(1)   # no flips
         if kwargs: learn.add_cb(Still(len(body_layers(learn.model[0])) - 1))   # batch norm of frozen layers
         learn.fit_one_cycle(3, slice(1e-3, 1e-2), cbs=(seen := Seen()))
         assert len(learn.dls.train) == 1 and all((o[1] != 3) == rapid for o in seen.shapes)
@@ -242,3 +243,61 @@ def test_on_a_gpu(staged, dtype):
     learn = staged(dtype=dtype, size=64)
     learn.fit_one_cycle(1, cbs=(seen := Seen()))
     assert np.isfinite(learn.recorder.values[-1]).all() and {o[1] for o in seen.shapes} == {128}
+
+def test_photos_that_are_not_square(photos):
+    learn = gender_learner(gender_dls(photos, size=(32, 64), bs=8, num_workers=0), resnet18, weights=None)
+    learn.to_rapid(dtype=torch.float32)
+    learn.unfreeze(stages=1)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    assert learn.rapid.kept[0].shape[2:] == (2, 4, 256)
+
+def test_callbacks_by_their_class(staged):
+    "As fastai takes them"
+    learn = staged()
+    learn.fit(1, cbs=[GrowSize, Autocast])
+    with pytest.raises(ValueError, match='CutMix needs photos'): learn.fit(1, cbs=CutMix)
+
+def test_a_callback_exports(staged, tmp_path):
+    class KeepEach(Callback):
+        def after_epoch(self): self.learn.export('learn.pkl')
+    learn = staged()
+    dls, learn.path = learn.dls, tmp_path
+    learn.fit(2, cbs=KeepEach())
+    assert len(load_learner(tmp_path/'learn.pkl').predict(dls.train_ds.items.file.iloc[0])[2]) == 2
+    assert whole(learn, dls) and len(learn.recorder.values) == 2
+
+@pytest.mark.parametrize('error,f', [
+    ('stages=2.0: 1 to 4', lambda learn: learn.unfreeze(stages=2.)),
+    ("stages='2': 1 to 4", lambda learn: learn.unfreeze(stages='2')),
+    ('views=2.5: a number', lambda learn: learn.to_rapid(2.5)),
+    ('dtype=torch.float64: float32', lambda learn: learn.to_rapid(dtype=torch.float64))])
+def test_numbers_that_make_no_sense(staged, error, f):
+    with pytest.raises(ValueError, match=error): f(staged())
+
+def test_what_features_depend_on(staged):
+    "The order of the classes, the pooling of the head, the strength of an augmentation, the content of a file"
+    learn = staged()
+    def facts(): return features._fingerprint(learn)
+    before = facts()
+    assert facts() == before
+    vocab = learn.dls.vocab
+    learn.dls.vocab = [*vocab][::-1]
+    assert facts() != before
+    learn.dls.vocab, head = vocab, learn.model[1]
+    learn.model[1] = nn.Sequential(nn.AdaptiveAvgPool2d(1), *head[1:])
+    assert facts() != before
+    learn.model[1] = head
+    turned = []
+    for o in (10, 30):
+        learn.dls.train.after_batch.add(tfm := Rotate(o))
+        turned.append(facts())
+        learn.dls.train.after_batch.fs.remove(tfm)
+    assert turned[0] != turned[1] and facts() == before
+
+def test_other_ranks_write_nothing(staged, tmp_path, monkeypatch):
+    "As with fastai, rank 0 saves and exports for all"
+    learn = staged()
+    learn.path = tmp_path
+    monkeypatch.setenv('RANK', '1')
+    learn.save('a'); learn.export('b.pkl')
+    assert not [*tmp_path.rglob('*.p*')]

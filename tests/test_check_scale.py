@@ -1,0 +1,19 @@
+"The check at scale, without a cluster"
+import numpy as np, pandas as pd
+import genderres.check_scale
+from genderres.duplicates import fit_candidates
+
+def test_few_pairs_are_sent_at_once(monkeypatch):
+    "Eight million pairs of thumbnails are 16 GB"
+    sent = []
+    def spread(ray, f, work):
+        sent.append(sum(len(found) for *_,found in work))
+        return [f(o) for o in work]
+    monkeypatch.setattr(genderres.check_scale, '_spread', spread)
+    rng = np.random.default_rng(0)
+    thumbs, parts = rng.integers(0, 256, (6, 32, 32), np.uint8), np.zeros((1, 4), int)
+    found = pd.DataFrame(dict(one=rng.integers(0, 6, 11), two=rng.integers(0, 6, 11), part=0, mirrored=False))
+    like = genderres.check_scale._fit_far(None, thumbs, found, parts, size=2, most=4)
+    assert sent == [4, 4, 3]
+    np.testing.assert_allclose(like, fit_candidates(thumbs, found, parts), rtol=1e-5)
+    assert len(genderres.check_scale._fit_far(None, thumbs, found[:0], parts)) == 0
