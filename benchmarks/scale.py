@@ -10,9 +10,9 @@ less. `lost` is the number of photos without their row, `different` of rows that
 the last digit.
 
 `many` is an untrained ResNet18 at 32 pixels on many small photos, which says what the engine can do when the
-network costs next to nothing; `start_mb` and `end_mb` are what all processes of the node hold together, on
-average over the second and the last fifth of the run. `bytes` is the mean size of a photo or, for `many`, of
-a row of answers.
+network costs next to nothing; `start_mb` and `end_mb` are what the process that asks and all of Ray's hold
+together, on average over the second and the last fifth of the run, and `store_mb` is the most that lay in Ray's
+object store, which they share. `bytes` is the mean size of a photo or, for `many`, of a row of answers.
 """
 import argparse, os, tempfile, threading, time
 os.environ.update(OMP_NUM_THREADS='1', RAY_USAGE_STATS_ENABLED='0', RAY_worker_niceness='0')   # as plain predict
@@ -40,20 +40,30 @@ def timed(f, *args, **kwargs):
     f(*args, progress=False, **kwargs)
     return time.time() - start
 
+def held():
+    "What this process and all below it hold, in MB, without what they share"
+    res, me = 0, psutil.Process()
+    for o in (me, *me.children(recursive=True)):
+        try: m = o.memory_info(); res += m.rss - m.shared
+        except psutil.Error: pass   # it has just ended
+    return res/2**20
+
+def stored():
+    "What lies in Ray's object store, in MB"
+    total, free = (o().get('object_store_memory', 0) for o in (ray.cluster_resources, ray.available_resources))
+    return (total - free)/2**20
+
 class Memory:
-    "What all processes below this one hold, in MB, every two seconds"
+    "`held` and `stored`, every two seconds"
     def __enter__(self):
-        self.mb, self.on = [], True
+        self.mb, self.store, self.on = [], [], True
         threading.Thread(target=self.look, daemon=True).start()
         return self
     def __exit__(self, *args): self.on = False
     def look(self):
         while self.on:
-            held = 0
-            for o in psutil.Process().children(recursive=True):
-                try: m = o.memory_info(); held += m.rss - m.shared
-                except psutil.Error: pass
-            self.mb.append(held/2**20)
+            self.mb.append(held())
+            self.store.append(stored())
             time.sleep(2)
     def mean(self, fifth):
         n = len(self.mb)
@@ -97,7 +107,7 @@ def main(tmp, n, long, many, out):
     with Memory() as memory:
         seconds = timed(predict_dataset, tmp/'a.onnx', photos, tmp/'far', batch_size=256, workers=1)
     add('many', 1, many, seconds, lost=many - len(pd.read_parquet(tmp/'far', columns=['row']).row.unique()),
-        start_mb=memory.mean(1), end_mb=memory.mean(4),
+        start_mb=memory.mean(1), end_mb=memory.mean(4), store_mb=round(max(memory.store)),
         bytes=round(sum(o.stat().st_size for o in (tmp/'far').glob('*.parquet'))/many))
     ray.shutdown()
 

@@ -74,17 +74,18 @@ class Peak:
         self.thread.start()
         if torch.cuda.is_available(): torch.cuda.reset_peak_memory_stats()
         return self
+    def look(self):
+        me, held = psutil.Process(), 0
+        for o in [me, *me.children(recursive=True)]:
+            try: held += o.memory_full_info().uss
+            except psutil.Error: pass
+        self.most = max(self.most, held)
     def watch(self):
-        me = psutil.Process()
-        while not self.stop.wait(2):
-            held = 0
-            for o in [me, *me.children(recursive=True)]:
-                try: held += o.memory_full_info().uss
-                except psutil.Error: pass
-            self.most = max(self.most, held)
+        while not self.stop.wait(2): self.look()
     def __exit__(self, *exc):
         self.stop.set()
         self.thread.join()
+        self.look()   # work may take less than two seconds
 
 def run(mode, cache, step, table, args, seed):
     "One row of results"
@@ -107,12 +108,11 @@ def run(mode, cache, step, table, args, seed):
     return row | dict(precision=str(rapid.precision if rapid else torch.float32).removeprefix('torch.'),
                       views=rapid.views if rapid and mode in ('frozen', 'stages') else 0)
 
-def int8_seconds(n):
-    "Of a matrix product in eight-bit integers: the shortest of five"
-    a, best = torch.randint(-8, 8, (n, n), dtype=torch.int8), np.inf
-    for _ in range(5):
-        start = time.perf_counter()
-        torch._int_mm(a, a)
+def shortest(f):
+    "Seconds that `f` takes, called for a second"
+    best, end = np.inf, time.perf_counter() + 1
+    while (start := time.perf_counter()) < end:
+        f()
         best = min(best, time.perf_counter() - start)
     return best
 
@@ -124,14 +124,14 @@ def machine(table, args):
     with FlopCounterMode(display=False) as count, torch.no_grad():
         net(torch.zeros(1, 3, args.size, args.size, device=device))
     for dtype in (torch.float32, torch.bfloat16, *[torch.float16]*(device == 'cuda')):
-        a, best = torch.randn(2048, 2048, device=device).to(dtype), np.inf
-        for _ in range(5):
-            start = time.perf_counter()
+        a = torch.randn(2048, 2048, device=device).to(dtype)
+        def product():
             a @ a
             if device == 'cuda': torch.cuda.synchronize()
-            best = min(best, time.perf_counter() - start)
-        res[str(dtype).removeprefix('torch.')] = 2*2048**3/best
-    if device == 'cpu': res['int8'] = 2*2048**3/int8_seconds(2048)
+        res[str(dtype).removeprefix('torch.')] = 2*2048**3/shortest(product)
+    if device == 'cpu':
+        a = torch.randint(-8, 8, (2048, 2048), dtype=torch.int8)
+        res['int8'] = 2*2048**3/shortest(lambda: torch._int_mm(a, a))
     some = table.file.sample(min(len(table), 200), random_state=0)
     start = time.perf_counter()
     for o in some: read_photo(o)

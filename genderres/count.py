@@ -174,7 +174,7 @@ def people_tables(
     looked = looked.assign(problem=looked.problem.mask(again, 'counted already, as ' + first))
     some = looked[looked.problem == ''].explode(['faces', 'probs'])
     faces, probs = (np.array(some[o].tolist(), float).reshape(-1, n) for o,n in dict(faces=5, probs=len(vocab)).items())
-    label = np.where(probs.max(1) < abstain, unsure, np.array([*vocab], object)[probs.argmax(1)])
+    label = np.where(probs.max(1) >= abstain, np.array([*vocab], object)[probs.argmax(1)], unsure)   # NaN: unsure
     boxes = dict(zip(_box, faces[:,:4].round().astype(int).T))
     people = pd.DataFrame(dict(file=some.file.to_numpy(object), **boxes, score=faces[:,4], label=label.astype(object),
                                **dict(zip(vocab, probs.T))))

@@ -252,7 +252,8 @@ def _attempt(
     batch # Its number
 ):
     "`RuntimeError` if this actor of Ray was killed three times on this node while it did the same"
-    actor = need('ray', 'ray').get_runtime_context().get_actor_id()
+    ray = need('ray', 'ray')
+    actor = ray.is_initialized() and ray.get_runtime_context().get_actor_id()   # else the second would start Ray
     mark = Path(tempfile.gettempdir())/f'genderres-{actor}-{batch}'
     with open(mark, 'ab') as f:
         f.write(b'x')

@@ -328,7 +328,7 @@ def table(self:_Watch, abstain):
     people = self.seen
     probs = np.array([o.probabilities() for o in people]).reshape(-1, len(self.clf.vocab))
     labels = np.array([*self.clf.vocab], object)[probs.argmax(1)]
-    labels[probs.max(1, initial=0) < abstain] = unsure
+    labels[~(probs.max(1, initial=0) >= abstain)] = unsure   # also NaN
     seen = {name: [getattr(o, name) for o in people] for name in ('first', 'last', 'looks')}
     res = pd.DataFrame(dict(person=np.arange(len(people)) + 1, **seen, label=pd.Series(labels, dtype=object),
                             **dict(zip(self.clf.vocab, probs.T))))

@@ -1,5 +1,7 @@
-"The check at scale, without a cluster"
-import numpy as np, pandas as pd
+"The check at scale, and the benchmark of the scale, without a cluster"
+import os, runpy, sys
+from pathlib import Path
+import numpy as np, pandas as pd, pytest
 import genderres.check_scale
 from genderres.duplicates import fit_candidates
 
@@ -17,3 +19,10 @@ def test_few_pairs_are_sent_at_once(monkeypatch):
     assert sent == [4, 4, 3]
     np.testing.assert_allclose(like, fit_candidates(thumbs, found, parts), rtol=1e-5)
     assert len(genderres.check_scale._fit_far(None, thumbs, found[:0], parts)) == 0
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='psutil knows shared memory on Linux only')
+def test_the_benchmark_counts_the_process_that_asks(monkeypatch):
+    for o in ('ray', 'psutil', 'onnxruntime'): pytest.importorskip(o)
+    monkeypatch.setattr(os, 'environ', os.environ.copy())   # the program sets some
+    program = runpy.run_path(Path(__file__).parents[1]/'benchmarks'/'scale.py')
+    assert program['held']() > 50
