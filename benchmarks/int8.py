@@ -8,8 +8,8 @@ of the two compiled by `torch.compile`, and in int8. Each row of benchmarks/resu
 one precision:
 
 `prepare` and `each` are CPU seconds, of this process and the compilers that it starts, on one thread, so that
-other work on the machine matters little: to prepare the network (compile it; export it and set the ranges of
-32 photos), and of one photo, the best of five batches of 16. `off` is `disagreement` with float32, on photos
+other work on the machine matters little: to prepare the network (compile it; write it down and set the ranges
+by 64 photos), and of one photo, the best of five batches of 16. `off` is `disagreement` with float32, on photos
 that did not set the ranges. `right` of `photos` are the answers to their features in float32 by logistic
 regressions of five folds, each trained on the other folds' features in this precision.
 
@@ -46,8 +46,9 @@ def read(source, n, size):
     return (torch.from_numpy(np.ascontiguousarray(normalise(pixels, dict(zip(('mean', 'std'), imagenet_stats))))),
             table.label.to_numpy())
 
-def ways(body, x):
-    "Name of the precision, and a function that prepares the network and returns it as a function of photos"
+def ways(body, x, seconds):
+    """Name of the precision, and a function that prepares the network and returns it as a function of photos;
+    `seconds` has those of a photo in each precision so far"""
     net = fold_batchnorm(body).to(memory_format=torch.channels_last)
     def run(net, dtype):
         def f(x):
@@ -57,7 +58,7 @@ def ways(body, x):
     yield 'bfloat16', lambda: run(net, torch.bfloat16)
     for name,dtype in (('float32', torch.float32), ('bfloat16', torch.bfloat16)):
         yield f'{name}, compiled', lambda: run(torch.compile(net, dynamic=False, options=dict(freezing=True)), dtype)
-    yield 'int8', lambda: int8_network(body, x[:32])
+    yield 'int8', lambda: int8_network(body, x[:64], getattr(torch, min(('float32', 'bfloat16'), key=seconds.get)))
 
 def features(f, x):
     "Both poolings of what `f` makes of `x`, in batches of 16"
@@ -76,7 +77,7 @@ def right(learned, asked, y):
 def rows(body, x, y):
     "A row for each precision"
     exact, fastest = None, {}
-    for name,make in ways(body, x):
+    for name,make in ways(body, x, fastest):
         if name.endswith('compiled') and name.split(',')[0] != min(fastest, key=fastest.get): continue
         start = cpu_seconds()
         f = make()
@@ -90,7 +91,7 @@ def rows(body, x, y):
         found = features(f, x[:len(x)//16*16])
         exact = found if exact is None else exact
         yield dict(precision=name, prepare=max(prepare - 16*min(seconds), 0), each=min(seconds),
-                   off=disagreement(exact[32:], found[32:]),
+                   off=disagreement(exact[64:], found[64:]),
                    right=right(found, exact, y[:len(found)]), photos=len(found))
     torch.manual_seed(0)
     far = (exact - exact.mean(0)).norm(dim=1, keepdim=True)

@@ -291,7 +291,8 @@ def _train_together(processes, make_dls, finish, checkpoint, options):
     return res
 
 # %% ../nbs/50_cli.ipynb #e8f301d1
-@_verb('genderres train photos -o mine.safetensors', 'nothing was written; the same command starts again')
+@_verb('genderres train photos -o mine.safetensors', 'no classifier was written; the same command starts again or, '
+       'with --processes, continues after the last whole epoch')
 def train(
     dir: Dir,
     output: Annotated[Path, typer.Option('-o', '--output',

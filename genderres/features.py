@@ -158,8 +158,8 @@ def _int8_body(learn, views, dtype, asked):
     "As `_body`, in int8; None if the features do not agree, or if it saves no time and was not `asked` for"
     body, pool = _body(learn, dtype), _split_head(learn.model)[0]
     if not asked and not _int8_may_pay(learn, body, views): return
-    x, y = _some_photos(learn, 64)
-    try: net = int8_network(learn.model[0], x[::2])
+    x, y = _some_photos(learn, 128)
+    try: net = int8_network(learn.model[0], x[::2], dtype)
     except Exception as e:
         if asked: raise
         why = str(e).strip().partition('\n')[0][:200]

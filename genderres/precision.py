@@ -19,6 +19,7 @@ from torch.amp import GradScaler
 from torch.fx import GraphModule
 from torch.fx.proxy import TraceError
 from .files import need
+from .learner import body_layers
 
 # %% ../nbs/12_precision.ipynb #dda5a06a
 def fold_batchnorm(
@@ -165,24 +166,25 @@ def _with_extremes(model):
     return model, names
 
 # %% ../nbs/12_precision.ipynb #i8co0004
-def _range(low, high):
-    "What covers the values of nine photos of ten; `low` and `high` (n,) are the extremes of each"
-    return np.float32(min(np.quantile(low, .1), 0)), np.float32(max(np.quantile(high, .9), 1e-6))
+def _range(low, high, share):
+    "What covers the values of a `share` of the photos; `low` and `high` (n,) are the extremes of each"
+    return np.float32(min(np.quantile(low, 1 - share), 0)), np.float32(max(np.quantile(high, share), 1e-6))
 
 # %% ../nbs/12_precision.ipynb #i8co0005
-def _ranges(model, batches):
+def _ranges(model, batches, share):
     "The range of each activation of an ONNX model, from `batches` of photos"
     import onnxruntime
     model, names = _with_extremes(model)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=['CPUExecutionProvider'])
     asked = [f'{o}_{k}' for o in names for k in ('Min', 'Max')]
     values = [np.concatenate(o) for o in zip(*(session.run(asked, dict(photos=o)) for o in batches))]
-    return {o: _range(low, high) for o,low,high in zip(names, values[::2], values[1::2])}
+    return {o: _range(low, high, share) for o,low,high in zip(names, values[::2], values[1::2])}
 
 # %% ../nbs/12_precision.ipynb #i8co0006
 def quantise(
     model, # As from `onnx_network`
-    batches:Iterable # Photos that set the ranges, as the network takes them: arrays (n, 3, height, width), float32
+    batches:Iterable, # Photos that set the ranges, as the network takes them: arrays (n, 3, height, width), float32
+    share:float=.9 # Share of the photos that the ranges cover
 ): # `onnx.ModelProto`, a quarter as large
     "The int8 form of an ONNX model"
     import onnx
@@ -191,7 +193,7 @@ def quantise(
     from onnxruntime.quantization.registry import QDQRegistry
     nodes = (model := onnx.shape_inference.infer_shapes(model)).graph.node
     last = max(i for i,o in enumerate(nodes) if o.op_type == 'Conv')
-    ranges = TensorsData(CalibrationMethod.MinMax, _ranges(model, batches))
+    ranges = TensorsData(CalibrationMethod.MinMax, _ranges(model, batches, share))
     disabled = logging.root.manager.disable
     logging.disable(max(disabled, logging.WARNING))   # one for each weight without channels
     try:
@@ -203,20 +205,33 @@ def quantise(
     finally: logging.disable(disabled)
 
 # %% ../nbs/12_precision.ipynb #i8co0007
+def _before_last_stage(layers):
+    "How many of the `layers` of a body come before its last stage; all if it has no stages"
+    stages = [i for i,o in enumerate(layers) if isinstance(o, nn.Sequential)]
+    return stages[-1] if len(stages) > 1 else len(layers)
+
 def int8_network(
-    net:nn.Module, # In evaluation mode; it stays as it is
-    photos:Tensor # (n, 3, height, width), on the CPU: they set the ranges
-) -> Callable: # From a batch of photos of that size, on the CPU, to what `net` makes of it, nearly; both float32
-    "`net` in eight-bit integers; `ImportError` without the extra `onnx`"
+    body:nn.Module, # In evaluation mode; it stays as it is
+    photos:Tensor, # (n, 3, height, width), on the CPU: they set the ranges
+    dtype:torch.dtype=torch.float32 # Precision of the last stage, if there are stages
+) -> Callable: # From a batch of photos of that size, on the CPU, to what `body` makes of it, nearly; both float32
+    "`body` in eight-bit integers up to its last stage; `ImportError` without the extra `onnx`"
     need_onnx('int8')
     import onnxruntime
-    net, size = fold_batchnorm(net).cpu().to(memory_format=torch.contiguous_format), photos.shape[2:]
-    model = quantise(_written(net, size) or onnx_network(net, size), (o.contiguous().numpy() for o in photos.split(8)))
+    layers, size = body_layers(body), photos.shape[2:]
+    n = _before_last_stage(layers)
+    first, last = (fold_batchnorm(nn.Sequential(*o)).cpu() for o in (layers[:n], layers[n:]))
+    first, last = (o.to(memory_format=l) for o,l in ((first, torch.contiguous_format), (last, torch.channels_last)))
+    batches = (o.contiguous().numpy() for o in photos.split(8))
+    model = quantise(_written(first, size) or onnx_network(first, size), batches, share=1)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=['CPUExecutionProvider'])
-    return lambda x: torch.from_numpy(session.run(None, dict(photos=x.contiguous().numpy()))[0])
+    def run(x):
+        x = torch.from_numpy(session.run(None, dict(photos=x.contiguous().numpy()))[0])
+        with autocast(x.device, dtype): return last(x.contiguous(memory_format=torch.channels_last)).float()
+    return run
 
 # %% ../nbs/12_precision.ipynb #i8co0008
 def disagreement(
@@ -224,11 +239,11 @@ def disagreement(
     b:Tensor, # Those of the same photos, computed in another way
     y:Tensor=None # Class of each photo; default: all are of one
 ) -> float: # 0: none; 1: as far apart as a photo is from the average photo; huge if these are alike
-    """Distance from `a` to `b`, relative to that of the photos in `a` from their mean; three photos in four are nearer,
-    or of the class that is furthest off"""
+    """Distance from `a` to `b`, relative to that of the photos in `a` from their mean; 95% of the photos are nearer,
+    or of those of the class that is furthest off"""
     off = (a - b).norm(dim=1)/(a - a.mean(0)).norm(dim=1).clamp(min=1e-9)
     y = torch.zeros(len(a)) if y is None else y
-    return max(off[y == c].quantile(.75) for c in y.unique()).item()
+    return max(off[y == c].quantile(.95) for c in y.unique()).item()
 
 # %% ../nbs/12_precision.ipynb #b4552c9a
 class Autocast(MixedPrecision):

@@ -226,7 +226,7 @@ def _cat(at, start, size, options):
     "The bytes of a file, or a range of them"
     fs, path = _place(at, options)
     if size < 0: return fs.cat_file(path)
-    data = fs.cat_file(path, start, start + size)
+    data = fs.cat_file(path, start=start, end=start + size)   # a store's second argument may be a version
     return data if len(data) == size else data[start:start + size]   # some web servers send the whole file
 
 def fetch(

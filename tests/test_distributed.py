@@ -91,14 +91,21 @@ def test_at_the_shell(tmp_path):
     assert {o.name for o in tmp_path.iterdir()} == {'photos', 'm', 'm.safetensors'}
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != 'linux', reason='the launcher is the same there')
 def test_launched(tmp_path):
     "As the tutorial says it: accelerate starts the processes, and one of them speaks"
     sample_portraits(tmp_path/'photos', n=40, size=64)
+    (tmp_path/'own').mkdir()
+    (tmp_path/'own'/'sitecustomize.py').write_text(
+        "import os; 'RANK' in os.environ and open(f'{os.path.dirname(__file__)}/{os.environ[\"RANK\"]}', 'w')")
     args = ['train', tmp_path/'photos', '-o', tmp_path/'m.safetensors', '--size', 32, '--batch-size', 8, '--epochs', 1,
             '--arch', 'resnet18', '--json']
-    launch = [sys.executable, '-m', 'accelerate.commands.accelerate_cli', 'launch', '--cpu', '--num_machines', 1,
-              '--num_processes', 2, '--mixed_precision', 'no', '--dynamo_backend', 'no', '-m', 'genderres']
-    res = subprocess.run([*map(str, launch + args)], capture_output=True, text=True)
+    launch = [sys.executable, '-m', 'accelerate.commands.accelerate_cli', 'launch', '--multi_gpu', '--num_processes', 2,
+              '--num_machines', 1, '--main_process_port', 0, '--mixed_precision', 'no', '--dynamo_backend', 'no',
+              '-m', 'genderres']
+    res = subprocess.run([*map(str, launch + args)], capture_output=True, text=True,
+                         env={**os.environ, 'PYTHONPATH': str(tmp_path/'own')})
     assert res.returncode == 0, res.stderr
+    assert {'0', '1'} < {o.name for o in (tmp_path/'own').iterdir()}
     assert json.loads(res.stdout)['scores']['accuracy']['n'] == 8
-    assert {o.name for o in tmp_path.iterdir()} == {'photos', 'm', 'm.safetensors'}
+    assert {o.name for o in tmp_path.iterdir()} == {'own', 'photos', 'm', 'm.safetensors'}

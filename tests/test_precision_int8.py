@@ -97,7 +97,7 @@ def test_floats_where_int8_does_not_agree(small, monkeypatch):
     small.fit(1)   # says nothing, computes nothing
 
 def test_seconds_decide(small, monkeypatch):
-    def stub(net, photos):
+    def stub(net, photos, dtype):
         fold = precision.fold_batchnorm(net)
         return lambda x: fold(x)*1.01
     monkeypatch.setattr(features, 'int8_network', stub)
@@ -199,7 +199,8 @@ def test_photos_that_are_all_alike(small, monkeypatch):
     assert disagreement(black, black) == disagreement(black[:1], black[:1]) == 0
     assert 1e6 < disagreement(black, black + 1) < np.inf and np.isnan(disagreement(black, black*np.nan))
     monkeypatch.setattr(features, '_some_photos', lambda learn, n: (torch.zeros(8, 3, 64, 64), torch.zeros(8)))
-    monkeypatch.setattr(features, 'int8_network', lambda net, photos: lambda x: precision.fold_batchnorm(net)(x) + 1)
+    monkeypatch.setattr(features, 'int8_network',
+                        lambda net, photos, dtype: lambda x: precision.fold_batchnorm(net)(x) + 1)
     small.rapid.int8 = True
     with pytest.warns(UserWarning, match='off by more than the photos differ from each other, where 20% is allowed'):
         small.fit(1)

@@ -37,7 +37,8 @@ def serve(server):
 @pytest.fixture(scope='module')
 def bucket():
     "An S3 server with the files, and pandas' `storage_options` for it"
-    server = serve(make_server('127.0.0.1', 0, moto.DomainDispatcherApplication(moto.create_backend_app), threaded=True))
+    app = moto.DomainDispatcherApplication(moto.create_backend_app)
+    server = serve(make_server('127.0.0.1', 0, app, threaded=True))
     options = dict(key='a', secret='b', client_kwargs=dict(endpoint_url=f'http://127.0.0.1:{server.port}',
                                                             region_name='us-east-1'))
     s3 = fsspec.filesystem('s3', **options)
