@@ -565,7 +565,7 @@ def _pools(
     if n > room: warnings.warn(f"{n} workers, and the cluster has room for {room} now: the others wait for more nodes")
     readers, judges = Actors(min_size=1, max_size=cpus if gpus else min(n, cpus)), Actors(size=n)
     if gpus: return dict(compute=readers, num_cpus=.9, memory=memory), dict(compute=judges, num_cpus=.05, num_gpus=1)
-    if not apart: return None, dict(compute=judges, num_cpus=.85, memory=memory)
+    if not apart and n >= room: return None, dict(compute=judges, num_cpus=.85, memory=memory)
     return dict(compute=readers, num_cpus=.05, memory=memory), dict(compute=judges, num_cpus=.8)   # and .05 to write
 
 # %% ../nbs/44_scale.ipynb #sc000072

@@ -232,6 +232,7 @@ def test_more_workers_than_fit_and_little_memory():
     assert readers['memory'] == 2**27 and readers['compute'].max_size == 2 and judges['compute'].max_size == 5
     _, judges = genderres.scale._pools(Few(CPU=8, memory=2**29), None, False)
     assert judges['memory'] == 2**28 and judges['compute'].max_size == 2   # as many as memory has room for
+    assert genderres.scale._pools(Few(CPU=2, memory=2**36), 1, False)[0]   # a processor is free for reading
 
 class Keys(fsspec.AbstractFileSystem):
     "A store with these keys, which gives none"
