@@ -25,6 +25,7 @@ presented = "labels: presented gender, as filed"
 # %% ../nbs/03_photos.ipynb #367a42ae
 def _word(value):
     "A value as text; '' for None, NaN and NA"
+    if not pd.api.types.is_scalar(value): return str(value).strip()
     if value is None or value is pd.NA or value != value: return ''
     return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
 

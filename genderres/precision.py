@@ -138,6 +138,7 @@ def _written(
     names = {first: 'photos', last.args[0]: 'logits'}
     for n in steps:
         layer = layers.get(n.target, n.target)
+        if n.kwargs or not all(isinstance(o, type(n)) for o in n.args): return
         if not (known := _operator(layer)) or len(n.args[0].users) > 1 and n.target is operator.iadd: return
         if getattr(layer, 'inplace', False) and len(n.args[0].users) > 1: return
         weights = {f'{n.name}.{k}': v for k,v in layer.named_parameters()} if n.op == 'call_module' else {}
@@ -220,7 +221,7 @@ def int8_network(
     import onnxruntime
     layers, size = body_layers(body), photos.shape[2:]
     n = _before_last_stage(layers)
-    first, last = (fold_batchnorm(nn.Sequential(*o)).cpu() for o in (layers[:n], layers[n:]))
+    first, last = (fold_batchnorm(nn.Sequential(*o)).cpu().requires_grad_(False) for o in (layers[:n], layers[n:]))
     first, last = (o.to(memory_format=l) for o,l in ((first, torch.contiguous_format), (last, torch.channels_last)))
     batches = (o.contiguous().numpy() for o in photos.split(8))
     model = quantise(_written(first, size) or onnx_network(first, size), batches, share=1)

@@ -216,3 +216,9 @@ def test_names_of_files_on_another_drive(monkeypatch, tmp_path):
     def relpath(*args): raise ValueError("path is on mount 'D:', start on mount 'C:'")
     monkeypatch.setattr(os.path, 'relpath', relpath)
     assert relative_names([tmp_path/'a.jpg'], 'split.csv') == [(tmp_path/'a.jpg').as_posix()]
+
+def test_cells_that_hold_more_than_a_word():
+    "As a Parquet file gives a column of boxes"
+    import numpy as np
+    from genderres.photos import as_words
+    assert as_words([np.array([1, 2]), None, [1, 2]]) == ['[1 2]', '', '[1, 2]']
