@@ -29,10 +29,9 @@ GROUPS = ['Black', 'East Asian', 'Indian', 'Latino Hispanic', 'Middle Eastern', 
 HEADS = dict(label=VOCAB, age=AGES, race=GROUPS)   # What the network learns to tell; only the first is kept
 MEAN, STD = [.485, .456, .406], [.229, .224, .225]
 SIDE = 160                                         # Photos wait in memory as squares of this side, in pixels
-EMA_EVERY = 8                                      # Steps between two updates of the moving average
 REACH = 2.4                                        # Side of the square around a face that is kept, in faces
 SHARES = dict(fairface=.9, congress=.06, wild=.04) # Of the views
-SIZES = {0.: 64, .6: 96, .92: 128}                # Share of the views from which on a view has this side, in pixels
+SIZES = {0.: 96, .65: 112, .9: 128}                # Share of the views from which on a view has this side, in pixels
 
 ## The photos
 
@@ -267,7 +266,7 @@ def train(a, photos, pixels, device):
     out = Path(a.out)
     torch.manual_seed(a.seed)
     net = network(a.start, out=sum(map(len, HEADS.values()))).to(device)
-    ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(a.ema**EMA_EVERY), use_buffers=True)
+    ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(a.ema), use_buffers=True)
     opt = optimiser(net, a.lr, a.wd, device.type == 'cuda')
     views = Views(photos, pixels, a, device)
     held = np.flatnonzero(photos.valid)
@@ -301,7 +300,7 @@ def train(a, photos, pixels, device):
         opt.zero_grad()
         loss.backward()
         opt.step()
-        if step % EMA_EVERY == 0: ema.update_parameters(net)
+        ema.update_parameters(net)
         losses.append(loss.detach())
         step += 1
         if step % every == 0 or step == steps or stop:
