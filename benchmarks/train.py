@@ -14,8 +14,8 @@ Modes: frozen (the head alone), unfrozen (the whole network), growing (the same,
 size), stages (ours: the last two stages, plain fastai: the whole network).
 
 `limit` is the share that the arithmetic alone would take of the seconds, at the rate of this machine's matrix
-products in the same precision (`precision`; validation is never in int8), and `decode` what decoding the
-photos once would.
+products in the same precision (`precision`; validation and the last stage are never in int8), and `decode`
+what decoding the photos once would.
 
 `accuracy_float32` is that of the finished model in full precision. Memory is the most that process and
 loaders held at a time, in MB; on a GPU that of the GPU stands beside it.
@@ -137,10 +137,10 @@ def machine(table, args):
     for o in some: read_photo(o)
     return count.get_total_flops(), res, (time.perf_counter() - start)/len(some)*len(table)/max(args.workers or 1, 1)
 
-def first_layers(size):
-    "Operations of what is before the last two stages, for one photo"
+def first_layers(size, n):
+    "Operations of the first layers, for one photo; 6: all before the last two stages, 7: before the last"
     with FlopCounterMode(display=False) as count, torch.no_grad():
-        build_network(resnet34, 2, None)[0][:6](torch.zeros(1, 3, size, size))
+        build_network(resnet34, 2, None)[0][:n](torch.zeros(1, 3, size, size))
     return count.get_total_flops()
 
 def operations(mode, step, row, forward, rates, table, args):
@@ -148,10 +148,12 @@ def operations(mode, step, row, forward, rates, table, args):
     n, m = ((table.split == o).sum() for o in ('train', 'valid'))
     train, valid = n*forward, m*forward
     if mode == 'stages' and row['views']:
-        return ((row['views']*n + m)*(first := first_layers(args.size))
+        return ((row['views']*n + m)*(first := first_layers(args.size, 6))
                 + args.epochs*(3*n + m)*(forward - first))
-    if row['precision'] == 'int8':   # validation is in floats
-        valid *= rates['int8']/max(v for k,v in rates.items() if k != 'int8')
+    if row['precision'] == 'int8':   # validation and the last stage are in floats
+        slower = rates['int8']/max(v for k,v in rates.items() if k != 'int8')
+        early = first_layers(args.size, 7)
+        train, valid = n*(early + slower*(forward - early)), valid*slower
     if row['views']: return row['views']*train + valid
     share = np.mean(np.linspace(.5, 1, args.epochs)**2) if mode == 'growing' and step != 'fastai' else 1
     # frozen fastai goes back through the body, too: it trains the batch norm

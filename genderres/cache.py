@@ -139,9 +139,10 @@ def _put(self:PhotoCache, kept, photo):
         tmp.write_bytes(data)
         os.replace(tmp, kept)
     except FileNotFoundError: pass   # another process made room, or emptied the cache
-    except OSError as e:
-        self._stop(e)
+    except BaseException as e:
         with suppress(OSError): tmp.unlink()
+        if not isinstance(e, OSError): raise   # an interrupt
+        self._stop(e)
 
 # %% ../nbs/14_cache.ipynb #7edb406c
 @patch

@@ -8,7 +8,7 @@ Docs: https://genderres.github.io/genderres/check_scale.html.md"""
 __all__ = ['check_dataset']
 
 # %% ../nbs/46_check_scale.ipynb #cs000003
-import os, pickle
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -18,24 +18,10 @@ from .check import find_oddities
 from .duplicates import best_partners, find_in_block, fit_candidates, near_pairs, thumbnail
 from .photos import photos_from_folder, photos_from_source
 from .reader import examine, is_address, not_fetched
-from .scale import check_fetched, check_nodes, connected, fetch, list_photos, plain_data
+from .scale import check_fetched, check_nodes, connected, fetch, list_photos, spread
 
 # %% ../nbs/46_check_scale.ipynb #cs000011
 def _pieces(n, size): return [slice(i, i + size) for i in range(0, n, size)]
-
-def _spread(
-    ray,
-    f, # Called with one piece
-    work # List of pieces; can be pickled
-): # List of what `f` returned, in order
-    "Call `f` with each piece, on the cluster"
-    def call(row): return dict(at=row['at'], done=[pickle.dumps(f(pickle.loads(row['work'][0])))])
-    rows = [dict(at=i, work=pickle.dumps(o)) for i,o in enumerate(work)]
-    if not rows: return []
-    with plain_data(ray):
-        done = ray.data.from_items(rows, override_num_blocks=min(len(rows), 1000)).map_batches(
-            call, batch_size=1, num_cpus=.9).take_all()   # beside actors of a run that just failed
-    return [pickle.loads(o['done']) for o in sorted(done, key=lambda o: o['at'])]
 
 # %% ../nbs/46_check_scale.ipynb #cs000012
 def _examine(files, options):
@@ -51,7 +37,7 @@ def _examine_far(ray, options, files, size=64):
     "As `examine_all`, on the cluster; `OSError` if a node does not see a file that is here"
     files = [o if is_address(o) else os.path.abspath(o) for o in files]   # a node has its own current folder
     work = [files[o] for o in _pieces(len(files), size)]
-    found = [o for done in _spread(ray, partial(_examine, options=options), work) for o in done]
+    found = [o for done in spread(ray, partial(_examine, options=options), work) for o in done]
     for file,(facts,_) in zip(files, found):
         if facts['problem'] == 'no such file' and not is_address(file) and os.path.exists(file):
             raise OSError(f"a node does not see {file}: put photos where all nodes see them, "
@@ -74,7 +60,7 @@ def _compare(
 def _find_far(ray, thumbs, parts, size=4096):
     "As `find_candidates`, on the cluster"
     blocks = [ray.put(thumbs[o]) for o in _pieces(len(thumbs), size)]
-    found = _spread(ray, partial(_compare, blocks=blocks, parts=parts, size=size), [*range(len(blocks))])
+    found = spread(ray, partial(_compare, blocks=blocks, parts=parts, size=size), [*range(len(blocks))])
     return pd.concat(found, ignore_index=True)
 
 # %% ../nbs/46_check_scale.ipynb #cs000022
@@ -89,7 +75,7 @@ def _fit_far(ray, thumbs, found, parts, size=256, most=2**17):
     like = [np.zeros(0)]
     for some in (found[o] for o in _pieces(len(found), most)):
         work = [(thumbs[o.one], thumbs[o.two], o) for o in (some[p] for p in _pieces(len(some), size))]
-        like += _spread(ray, partial(_fit, parts=parts), work)
+        like += spread(ray, partial(_fit, parts=parts), work)
     return np.concatenate(like)
 
 # %% ../nbs/46_check_scale.ipynb #8d34e85f

@@ -76,8 +76,8 @@ class GenderClassifier(Classifier):
             why = str(e).splitlines()[0] if device in _devices() else 'this machine has ' + ', '.join(_devices())
             raise ValueError(f"device={device!r} cannot be used: {why}") from e
         self.device = some.device
-        self.net = fold_batchnorm(self.model).to(self.device, memory_format=torch.channels_last)
-        self.dtype = torch.float32
+        self.dtype, self.layout = torch.float32, torch.channels_last
+        self.net = fold_batchnorm(self.model).to(self.device, memory_format=self.layout)
         return self
 
     @survives_fork
@@ -86,7 +86,8 @@ class GenderClassifier(Classifier):
         "(n, height, width, 3), uint8 → (n, classes)"
         x = torch.from_numpy(x).to(self.device).permute(0, 3, 1, 2).float()/255
         mean, std = (x.new_tensor(self.facts[o]).view(3, 1, 1) for o in ('mean', 'std'))
-        with autocast(self.device, self.dtype): return self.net((x - mean)/std).float().cpu().numpy()
+        x = ((x - mean)/std).contiguous(memory_format=self.layout)
+        with autocast(self.device, self.dtype): return self.net(x).float().cpu().numpy()
 
 # %% ../nbs/31_classifier.ipynb #841f017c
 def _find(tfms, cls):
@@ -248,13 +249,13 @@ def ready(cls:GenderClassifier,
 # %% ../nbs/31_classifier.ipynb #c49c68b6
 class _Compiled:
     "Runs a network that was compiled for `n` photos at once on any number of them"
-    def __init__(self, net, n): self.net, self.n = net, n
+    def __init__(self, net, n, layout): store_attr()
     def __call__(self, x):
         full = [F.pad(o, (0,)*7 + (self.n - len(o),)) for o in x.split(self.n)]
-        return torch.cat([self.net(o.contiguous(memory_format=torch.channels_last)) for o in full])[:len(x)]
+        return torch.cat([self.net(o.contiguous(memory_format=self.layout)) for o in full])[:len(x)]
 
 # %% ../nbs/31_classifier.ipynb #a5b4ae09
-def _compile(net, x, dtype):
+def _compile(net, x, dtype, layout):
     "`net` compiled for batches like `x`, if that is faster; `net` itself if not, or if it cannot be compiled"
     try:
         fast, n = torch.compile(net, dynamic=False, options=dict(freezing=True)), len(x)
@@ -262,7 +263,7 @@ def _compile(net, x, dtype):
     except Exception as e:
         warnings.warn(f"the network cannot be compiled here and stays as it is: {str(e).strip().splitlines()[0][:200]}")
         return net
-    return _Compiled(fast, n) if gain > 1.1 else net
+    return _Compiled(fast, n, layout) if gain > 1.1 else net
 
 # %% ../nbs/31_classifier.ipynb #4a6fbb24
 @patch
@@ -275,9 +276,9 @@ def to_rapid(self:GenderClassifier,
     "From now on, `predict` computes in the precision and the layout that are fastest on this machine"
     self.to(self.device)
     if self.device.type == 'cpu': keep_memory()
-    size, layout = self.facts['size'], torch.channels_last
+    size, layout = self.facts['size'], self.layout
     if dtype is None: dtype, layout = fastest_precision(self.net, max(size), 8)
     x = torch.rand(batch_size, 3, *size, device=self.device).to(memory_format=layout)
-    self.dtype, self.net = dtype, self.net.to(memory_format=layout)
-    if photos*forward_seconds(self.net, x[:8], dtype, np.inf)/8 > 600: self.net = _compile(self.net, x, dtype)
+    self.dtype, self.layout, self.net = dtype, layout, self.net.to(memory_format=layout)
+    if photos*forward_seconds(self.net, x[:8], dtype, np.inf)/8 > 600: self.net = _compile(self.net, x, dtype, layout)
     return self

@@ -9,7 +9,7 @@ __all__ = ['app', 'Dir', 'Json', 'Overwrite', 'Batch', 'Device', 'Classes', 'Pag
            'predict', 'count', 'export', 'info', 'page', 'demo', 'main']
 
 # %% ../nbs/50_cli.ipynb #bdd325fe
-import contextlib, functools, json, multiprocessing, os, re, signal, sys, tempfile, threading, warnings
+import contextlib, functools, json, multiprocessing, os, signal, sys, tempfile, threading, warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
@@ -109,6 +109,12 @@ def _pairs(text):
         raise typer.BadParameter(f"{text!r}: write old=new, each once, with commas between, e.g. male=men,female=women")
     return dict(pairs)
 
+# %% ../nbs/50_cli.ipynb #f2eeddec
+def _place(text):
+    "A path, or an address as it was typed"
+    from genderres.reader import is_address
+    return text if is_address(text) else Path(text)
+
 # %% ../nbs/50_cli.ipynb #5ef2b492
 _dir_help = ("Folder with a folder of photos for each class, or with train/, valid/ and test/ that hold these "
              "or lie in each of these; or a CSV file.")
@@ -125,6 +131,7 @@ Classes = Annotated[dict, typer.Option('--classes', parser=_pairs, metavar='OLD=
 def _check_output(file, overwrite, *endings):
     "A usage error if `file` may not be written"
     from genderres.files import check_output
+    if isinstance(file, str): raise typer.BadParameter(f"{file} is an address, which goes with --ray: name a file here")
     if file.suffix not in endings: raise typer.BadParameter(f"{file}: the name must end in {' or '.join(endings)}")
     try: check_output(file, overwrite)
     except OSError as e: raise typer.BadParameter(str(e).replace('say overwrite', 'say --overwrite')) from e
@@ -142,11 +149,14 @@ def _load(file, device=None, rapid=False):
     return GenderClassifier.load(file, device) if file else GenderClassifier.ready(device)
 
 # %% ../nbs/50_cli.ipynb #c610e034
-def _classifier_first(paths, model):
+def _classifier_first(paths, model, ray=None):
     "The classifier's file, or None for the one in the package, and the photos; a usage error if one is missing"
-    if model is None and paths[0].suffix.lower() in ('.safetensors', '.onnx'): model, *paths = paths
-    if model and model.is_dir(): raise typer.BadParameter(f"{model} is a folder, not a classifier")
-    if model and not model.is_file(): raise typer.BadParameter(f"the classifier {model} does not exist")
+    if model is None and Path(paths[0]).suffix.lower() in ('.safetensors', '.onnx'): model, *paths = paths
+    if isinstance(model, str):
+        if not ray: raise typer.BadParameter(f"the classifier {model} is at an address, where only "
+                                             "`genderres predict --ray` reads it: download it, and name the file")
+    elif model and model.is_dir(): raise typer.BadParameter(f"{model} is a folder, not a classifier")
+    elif model and not model.is_file(): raise typer.BadParameter(f"the classifier {model} does not exist")
     if not paths: raise typer.BadParameter(f"{model} is a classifier: name the photos after it")
     return model, paths
 
@@ -443,11 +453,6 @@ def _predict_sorted(clf, paths, folder, copy, batch_size, abstain):
                     f"{'Copies of' if copy else 'Links to'} the photos are in {folder}; "
                     "manifest.csv there has the answers")
 
-# %% ../nbs/50_cli.ipynb #raycli1
-def _address(path):
-    "A path as text, or the address that it was"
-    return re.sub('^([a-z][a-z0-9+.-]+):/(?=[^/])', r'\1://', str(path))
-
 # %% ../nbs/50_cli.ipynb #raycli4
 def _predict_dataset(address, model, paths, output, batch_size, abstain, classes, faces, overwrite, *others):
     "Predict on a Ray cluster"
@@ -455,20 +460,19 @@ def _predict_dataset(address, model, paths, output, batch_size, abstain, classes
         raise typer.BadParameter('--ray needs -o, a folder or an address, '
                                  'and goes without --sort-into, --rapid and --device')
     from genderres.scale import predict_dataset
-    output = _address(output)
-    counts = predict_dataset(model, [*map(_address, paths)], output, address, batch_size,
-                             abstain, classes, faces, overwrite=overwrite)
+    counts = predict_dataset(model, paths, output, address, batch_size, abstain, classes, faces, overwrite=overwrite)
     return _counted(counts, output, f'The answers are in {output}')
 
 # %% ../nbs/50_cli.ipynb #14d4826f
 @_verb('genderres predict holiday/ me.jpg -o answers.csv',
        'with -o or --sort-into, what is done is kept: the same command continues there')
 def predict(
-    paths: Annotated[list[Path], typer.Argument(help="Photos, and folders of photos at any depth.")],
-    model: Annotated[Path, typer.Option('--model',
+    paths: Annotated[list[str], typer.Argument(parser=_place,
+        help="Photos, and folders of photos at any depth.")],
+    model: Annotated[str, typer.Option('--model', parser=_place, metavar='<path>',
         help="Classifier: a .safetensors or .onnx file, which may also come before the photos. "
              "Default: the one that comes with the package.")] = None,
-    output: Annotated[Path, typer.Option('-o', '--output',
+    output: Annotated[str, typer.Option('-o', '--output', parser=_place, metavar='<path>',
         help="Write the answers here (.csv, .parquet); after an interruption the same command continues.")] = None,
     sort_into: Annotated[Path, typer.Option('--sort-into',
         help="Sort the photos into this new folder: links to them in a folder for each answer, for unsure "
@@ -486,14 +490,14 @@ def predict(
              "Default: as the classifier was trained.")] = None,
     ray: Annotated[str, typer.Option('--ray', metavar='ADDRESS',
         help="Predict on a Ray cluster: its host:port, auto for the one that this machine belongs to, or local. "
-             "Photos and -o, then a folder of Parquet files, may be addresses such as s3://photos/. "
+             "Photos, --model and -o, then a folder of Parquet files, may be addresses such as s3://photos/. "
              "Needs the extra ray.")] = None,
     classes: Classes = None, batch_size: Batch = 64, device: Device = None,
     overwrite: Overwrite = False, as_json: Json = False):
     "Classify photos: a row for each, with the reason where one cannot be read."
     _check_sorting(sort_into, copy, output, overwrite)
     if output and not ray: _check_output(output, overwrite, '.csv', '.parquet')
-    model, paths = _classifier_first(paths, model)
+    model, paths = _classifier_first(paths, model, ray)
     if ray:
         data, text, any_read = _predict_dataset(ray, model, paths, output, batch_size, abstain, classes, faces,
                                                 overwrite, sort_into, rapid, device)
@@ -528,7 +532,7 @@ def _video_source(paths, camera):
         raise typer.BadParameter(f"--camera {camera}: give a number, from 0, or an address, "
                                  "e.g. rtsp://192.168.1.20/live")
     if camera is not None: return int(camera) if camera.isdecimal() else camera
-    if far := [str(o).replace(':/', '://', 1) for o in paths if re.match(r'\w{3,}:/', str(o))]:
+    if far := [o for o in paths if isinstance(o, str)]:
         raise typer.BadParameter(f'{far[0]}: a photo at an address is not fetched. '
                                  f'If it is a video or a camera, say --camera {far[0]}')
     videos = [o for o in paths if _is_video(o)]
@@ -578,9 +582,9 @@ def _people_data(res, output):
 @_verb('genderres count party/ -o people.csv --pictures boxes --blur',
        'with -o, what was counted is kept: the same command continues there')
 def count(
-    paths: Annotated[list[Path], typer.Argument(
+    paths: Annotated[list[str], typer.Argument(parser=_place,
         help="Photos, and folders of photos at any depth; or one video.")] = None,
-    model: Annotated[Path, typer.Option('--model',
+    model: Annotated[str, typer.Option('--model', parser=_place, metavar='<path>',
         help="Classifier: a .safetensors or .onnx file, which may also come before the photos. "
              "Default: the one that comes with the package.")] = None,
     output: Annotated[Path, typer.Option('-o', '--output',

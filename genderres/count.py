@@ -6,7 +6,7 @@ Docs: https://genderres.github.io/genderres/count.html.md"""
 
 # %% auto #0
 __all__ = ['judge_faces', 'estimate_counts', 'is_video', 'look_for_people', 'people_tables', 'PeopleCount', 'draw_people',
-           'start_count', 'count_people']
+           'start_count', 'sum_people', 'count_people']
 
 # %% ../nbs/37_count.ipynb #a22cbeb8
 import hashlib, os, warnings
@@ -120,12 +120,14 @@ _starts = {0: (b'\x1aE\xdf\xa3', b'\0\0\1\xba', b'\0\0\1\xb3',   # Matroska and 
 _pictures = b'heic', b'heix', b'heif', b'mif1', b'msf1', b'hevc', b'avif', b'avis', b'crx '   # also begin with ftyp
 
 def is_video(
-    file:str|Path # Anything; what is no file is no video
+    file:str|Path|bytes # A file, or its content; anything else is no video
 ) -> bool:
     "Does a file begin as a video does, whatever its name?"
     try:
-        if not os.path.isfile(file): return False
-        with open(file, 'rb') as f: start = f.read(400)
+        if isinstance(file, bytes): start = file[:400]
+        elif not os.path.isfile(file): return False
+        else:
+            with open(file, 'rb') as f: start = f.read(400)
     except (OSError, ValueError, TypeError): return False
     if start[4:8] == b'ftyp' and start[8:12] in _pictures: return False
     # MPEG transport stream; camcorders put four bytes before each packet
@@ -331,7 +333,7 @@ def start_count(
     if not 0 <= abstain <= 1: raise ValueError(f"abstain={abstain}: give a probability, from 0 (always answer) to 1")
     return clf, abstain
 
-# %% ../nbs/37_count.ipynb #1952486b
+# %% ../nbs/37_count.ipynb #c8f2093d
 def _warn_videos(
     photos # As in `PeopleCount`
 ):
@@ -339,9 +341,20 @@ def _warn_videos(
     videos = photos.file[photos.problem.str.startswith('a video')].tolist()
     if not videos: return
     more = f', and {len(videos) - 1:,} more' if len(videos) > 1 else ''
-    warnings.warn(f"{videos[0]}{more}: a video, not counted with photos. "
+    warnings.warn(f"{videos[0] or 'one without a name'}{more}: a video, not counted with photos. "
                   "Count each by itself, with count_video or `genderres count VIDEO`")
 
+def sum_people(
+    looked:pd.DataFrame, # As from `look_for_people`
+    clf:Classifier, # That judged them
+    abstain:float # Below this probability a person is "unsure"
+) -> PeopleCount:
+    "The count of what was found; a warning names videos"
+    people, photos = people_tables(looked, clf.vocab, abstain)
+    _warn_videos(photos)
+    return PeopleCount(people, photos, clf.facts, int(looked.small[photos.problem == ''].sum()))
+
+# %% ../nbs/37_count.ipynb #1952486b
 def _count_all(
     clf, items, threshold, batch_size, # As in `count_people`; `items` is an iterator
     bar, # Progress
@@ -391,9 +404,7 @@ def count_people(
     with Journal(outputs[0], job, overwrite) if outputs else nullcontext() as journal:
         with tqdm(total=n, delay=2, disable=not progress, unit='photo') as bar:
             looked = _count_all(clf, items, threshold, batch_size, bar, journal, then)
-        people, photos = people_tables(looked, clf.vocab, abstain)
-        res = PeopleCount(people, photos, clf.facts, int(looked.small[photos.problem == ''].sum()))
-        _warn_videos(res.photos)
+        res = sum_people(looked, clf, abstain)
         for table,file in zip((res.people, res.photos), outputs): write_tables([table], file, overwrite)
         if journal: journal.remove()
     return res

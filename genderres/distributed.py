@@ -12,6 +12,7 @@ import pickle, socket, tempfile
 from collections.abc import Callable
 from contextlib import contextmanager
 from copy import copy
+from datetime import timedelta
 import torch.distributed as dist
 from fastai.vision.all import *
 from fastai.distributed import DistributedDL, teardown_distrib
@@ -38,7 +39,7 @@ def from_rank0(
 def joined():
     "Join the processes of a group, and leave it, whatever happens; `ImportError` without the extra"
     state = need('accelerate', 'accelerate', 'training on several processes').PartialState(
-        cpu=not torch.cuda.is_available())
+        cpu=not torch.cuda.is_available(), timeout=timedelta(days=1))   # while one process looks at a million photos
     try: yield state.device
     finally:
         teardown_distrib()

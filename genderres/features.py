@@ -13,6 +13,7 @@ from importlib.util import find_spec
 import psutil
 from fastai.vision.all import *
 from fastai.callback.channelslast import ChannelsLast
+from torch.utils.data import Subset
 from .files import keep_memory, survives_fork, trim_memory
 from .reader import PhotoProblem
 from .data import CropOrWhole, workers_that_fit
@@ -129,22 +130,24 @@ def view_features(
         return (*_set_features(learn, fast or body, dls.train_ds, views, width),
                 *_set_features(learn, body, dls.valid_ds, 1, width))
 
+# %% ../nbs/13_features.ipynb #i8co1302
+def _some_photos(learn, n, **kwargs):
+    "`n` training photos, or all, as validation would see them: a normalised batch, and labels; on the CPU"
+    dls, at = learn.dls, np.random.default_rng(0).permutation(len(learn.dls.train_ds))[:n].tolist()
+    with no_random(reproducible=False):   # a loader draws its seeds
+        dl = _views_dl(dls, Subset(dls.train_ds, at), 1).new(bs=8, **kwargs)
+        x, y = zip(*(dls.valid.after_batch((xb[:,0], yb)) for xb,yb in dl))
+    return torch.cat(x).as_subclass(Tensor).cpu(), torch.cat(y).as_subclass(Tensor).cpu()
+
 # %% ../nbs/13_features.ipynb #i8co1301
 def _int8_may_pay(learn, body, views):
-    "Can `body` be computed in int8, and do the features of the training photos take more than ten seconds?"
-    if learn.dls.device.type != 'cpu' or not all(find_spec(o) for o in ('onnx', 'onnxruntime', 'onnxscript')):
-        return False
-    x = torch.zeros(4, 3, *_crop(learn.dls).size[::-1])
-    return views*len(learn.dls.train_ds)*forward_seconds(body, x, torch.float32, np.inf)/len(x) > 10
-
-# %% ../nbs/13_features.ipynb #i8co1302
-def _some_photos(learn, n):
-    "`n` training photos, or all, as validation would see them: a normalised batch, and labels; on the CPU"
-    dls, at = learn.dls, np.random.default_rng(0).permutation(len(learn.dls.train_ds))[:n]
-    views = _Views(dls, dls.train_ds, 1)
-    x, y = zip(*(views(int(i)) for i in at))
-    batch, y = dls.valid.after_batch((TensorImage(torch.cat(x)).to(dls.device), TensorCategory(torch.stack(y))))
-    return batch.as_subclass(Tensor).cpu(), y.as_subclass(Tensor).cpu()
+    "Can `body` be computed in int8, and does that save more of the training photos' seconds than preparing takes?"
+    if learn.dls.device.type != 'cpu' or not all(find_spec(o) for o in ('onnx', 'onnxruntime')): return False
+    start = time.perf_counter()
+    x = _some_photos(learn, 4, num_workers=0)[0]
+    read = (time.perf_counter() - start)/len(x)
+    each = forward_seconds(body, x, torch.float32, np.inf)/len(x)
+    return .4*each*views*len(learn.dls.train_ds) > 3 + 128*read
 
 # %% ../nbs/13_features.ipynb #i8co1303
 def _judge(f, x):
@@ -262,18 +265,25 @@ def _file_facts(file):
     return s.st_size, s.st_mtime_ns, s.st_ctime_ns
 
 # %% ../nbs/13_features.ipynb #0037ccef
+_functions = ['aff_fs', 'coord_fs', 'fs']
+_drawn = 'do k tl pcts orig_sz cp_size final_size mat split_idx change orig_pts targ_pts'.split()   # by `before_call`
+
+def _attributes(o):
+    "The type of `o` and its attributes, without what a random transform draws for each batch"
+    left_out = _functions + _drawn if hasattr(o, 'before_call') else []
+    return type(o), {k: v for k,v in vars(o).items() if k not in left_out}
+
 def _settings(tfm):
     "What a transform does, and how strongly"
-    fs = [f for k in ('aff_fs', 'coord_fs', 'fs') for f in getattr(tfm, k, [])]
-    return repr(tfm), [(f.func, f.keywords) if isinstance(f, partial) else
-                       (type(f), {k: v for k,v in vars(f).items() if k != 'change'}) for f in fs]   # drawn anew
+    fs = [f for k in _functions for f in getattr(tfm, k, [])]
+    return repr(tfm), _attributes(tfm), [(f.func, f.keywords) if isinstance(f, partial) else _attributes(f) for f in fs]
 
 def _fingerprint(learn, n=None):
     "A value that changes when the body's first `n` layers, or all, or a photo, a label, the split or a transform do"
     dls, layers = learn.dls, nn.Sequential(*body_layers(learn.model[0])[:n])
     rows = pd.concat([o.items[['file', 'label']] for o in (dls.train_ds, dls.valid_ds)])
     photos = [(r.file, r.label, *_file_facts(r.file)) for r in rows.itertuples()]
-    tfms = str([getattr(dls, 'faces', 'no'), _crop(dls).crop_p, *dls.vocab, n or _split_head(learn.model)[0],
+    tfms = str([getattr(dls, 'faces', 'no'), *dls.vocab, n or _split_head(learn.model)[0],
                 *(_settings(t) for o in (dls.train, dls.valid) for p in (o.after_item, o.after_batch) for t in p.fs)])
     return n, len(dls.train_ds), tensor_digest({k: v.cpu() for k,v in layers.state_dict().items()}), tfms, photos
 
@@ -340,7 +350,7 @@ def _refuse_cutmix(cbs):
 def _feature_dls(dls, x, y, x_valid, y_valid):
     "`DataLoaders` of features or maps, for those of photos"
     kind, kwargs = ((MapDL, dict(drop_last=dls.train.drop_last)) if x.ndim > 3
-                    else (FeatureDL, dict(drop_last=True, least=20)))
+                    else (FeatureDL, dict(drop_last=True, least=20*max(num_distrib(), 1))))   # each process takes its share
     train = kind(x, y, dls.train.bs, shuffle=True, device=dls.device, **kwargs)
     res = DataLoaders(train, kind(x_valid, y_valid, dls.valid.bs, device=dls.device), path=dls.path, device=dls.device)
     res.vocab, train.rng = dls.vocab, random.Random(dls.train.rng.randint(0, 2**32-1))
@@ -364,13 +374,13 @@ def _on_features(learn, n):
     if kept is None:
         yield
         return
-    rest, whole = _rest(learn, n), learn.model.forward
+    rest, model, whole = _rest(learn, n), learn.model, learn.model.forward
     learn.dls = _feature_dls(dls, *kept)
-    learn.model.forward = lambda x: whole(x) if x.ndim == 4 and x.shape[1] == 3 else rest(x)
+    model.forward = lambda x: whole(x) if x.ndim == 4 and x.shape[1] == 3 else rest(x)
     try: yield
     finally:
         learn.dls = dls
-        del learn.model.forward
+        vars(model).pop('forward', None)   # `learn.model` may be a wrapper after an error
 
 # %% ../nbs/13_features.ipynb #5127c7d1
 GenderLearner.rapid = None

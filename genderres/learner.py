@@ -9,6 +9,7 @@ __all__ = ['known_archs', 'class_weight', 'GenderLearner', 'gender_learner', 'bo
 
 # %% ../nbs/11_learner.ipynb #f0522ec6
 import tempfile
+from copy import deepcopy
 from fastai.vision.all import *
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.training import BnFreeze
@@ -189,11 +190,18 @@ def _check_rates(losses, rates):
 @delegates(Learner.lr_find)
 def lr_find(self:GenderLearner, **kwargs):
     "fastai's `lr_find`; `ValueError` with the reason if there is no usable rate"
-    model_dir = self.model_dir
+    model_dir, model, opt = self.model_dir, self.model, self.opt
+    before = deepcopy((model.state_dict(), opt and opt.state_dict()))
     with tempfile.TemporaryDirectory() as tmp:
         self.model_dir = Path(tmp)
         try: res = Learner.lr_find(self, **kwargs)
         except IndexError: res = None   # too few losses for a suggestion
+        except BaseException:   # an interrupt, say: fastai restores only what it ends itself
+            model.load_state_dict(before[0])
+            model.zero_grad()
+            if opt: opt.load_state_dict(before[1])
+            self.opt = opt
+            raise
         finally: self.model_dir = model_dir
     _check_rates([float(o) for o in self.recorder.losses], res)
     return res

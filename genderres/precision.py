@@ -52,7 +52,7 @@ def forward_seconds(
     def once(x):
         start = time.perf_counter()
         with torch.no_grad(), autocast(x.device, dtype): net(x)
-        if x.device.type == 'cuda': torch.cuda.synchronize()
+        if x.device.type != 'cpu': getattr(torch, x.device.type).synchronize()
         return time.perf_counter() - start
     once(x[:warm])
     first = once(x)
@@ -97,15 +97,16 @@ def fastest_precision(
 def need_onnx(
     why:str # What needs it
 ):
-    "`ImportError` if a package of the extra `onnx` is missing"
-    for o in ('onnx', 'onnxruntime', 'onnxscript'): need(o, 'onnx', why)
+    "`ImportError` if a package is missing that reads, changes or runs ONNX"
+    for o in ('onnx', 'onnxruntime'): need(o, 'onnx', why)
 
 # %% ../nbs/12_precision.ipynb #i8co0002
 def onnx_network(
     net:nn.Module, # In evaluation mode, on the CPU
     size:tuple # Height and width of a photo
 ): # `onnx.ModelProto` with the input `photos`, (n, 3, height, width), float32, any n, and the output `logits`
-    "`net` in ONNX"
+    "`net` in ONNX; `ImportError` without the extra `onnx`"
+    need('onnxscript', 'onnx', 'the export')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         prog = torch.onnx.export(net, (torch.zeros(2, 3, *size),), input_names=['photos'], output_names=['logits'],
@@ -260,6 +261,7 @@ class Autocast(MixedPrecision):
         self.learn.scaler = GradScaler(self.device_type, enabled=self.dtype == torch.float16)
 
     def before_batch(self):
+        self.close()   # of a batch that was cancelled
         self.context = torch.autocast(self.device_type, self.dtype)
         self.context.__enter__()
 
@@ -267,6 +269,7 @@ class Autocast(MixedPrecision):
         self.close()
         self.learn.pred = to_float(self.pred)
 
+    def after_cancel_batch(self): self.close()
     def after_loss(self): pass
     def after_fit(self): self.learn.scaler, self.scales = None, None
 

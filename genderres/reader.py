@@ -285,8 +285,8 @@ def examine(
     facts = dict(problem='', width=0, height=0, format='', bytes=0, id='')
     try:
         with in_few_words():
-            if load is None: check_file(file)
-            with open(file, 'rb') if load is None else io.BytesIO(load(file)) as f:
+            source = _checked(file if load is None else load(file))
+            with open(source, 'rb') if load is None else source as f:
                 size = f.seek(0, os.SEEK_END)
                 f.seek(0)   # some formats are decoded from where the file stands
                 im = open_image(f)

@@ -1,7 +1,7 @@
 "The check at scale, and the benchmark of the scale, without a cluster"
 import os, runpy, sys
 from pathlib import Path
-import numpy as np, pandas as pd, pytest
+import fsspec, numpy as np, pandas as pd, pytest
 import genderres.check_scale
 from genderres.duplicates import fit_candidates
 
@@ -11,7 +11,7 @@ def test_few_pairs_are_sent_at_once(monkeypatch):
     def spread(ray, f, work):
         sent.append(sum(len(found) for *_,found in work))
         return [f(o) for o in work]
-    monkeypatch.setattr(genderres.check_scale, '_spread', spread)
+    monkeypatch.setattr(genderres.check_scale, 'spread', spread)
     rng = np.random.default_rng(0)
     thumbs, parts = rng.integers(0, 256, (6, 32, 32), np.uint8), np.zeros((1, 4), int)
     found = pd.DataFrame(dict(one=rng.integers(0, 6, 11), two=rng.integers(0, 6, 11), part=0, mirrored=False))
@@ -19,6 +19,12 @@ def test_few_pairs_are_sent_at_once(monkeypatch):
     assert sent == [4, 4, 3]
     np.testing.assert_allclose(like, fit_candidates(thumbs, found, parts), rtol=1e-5)
     assert len(genderres.check_scale._fit_far(None, thumbs, found[:0], parts)) == 0
+
+def test_an_empty_file_is_called_so_wherever_it_is(tmp_path):
+    fsspec.filesystem('memory').pipe_file('/empty/a.jpg', b'')
+    (tmp_path/'a.jpg').touch()
+    found = genderres.check_scale._examine(['memory://empty/a.jpg', str(tmp_path/'a.jpg')], {})
+    assert [facts['problem'] for facts,_ in found] == ['empty file']*2
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='psutil knows shared memory on Linux only')
 def test_the_benchmark_counts_the_process_that_asks(monkeypatch):

@@ -149,6 +149,42 @@ def test_rapid_takes_the_gpu_that_is_there(photos, monkeypatch):
     assert 'device None' in run('predict', photos, '--rapid', code=1).stderr
     assert 'device cpu' in run('predict', photos, '--rapid', '--device', 'cpu', code=1).stderr
 
+def test_addresses_arrive_as_typed(photos, untrained, tmp_path, monkeypatch):
+    "No slash is lost, and what is not here is not looked for here"
+    given = []
+    def predict(model, source, output, address, *args, **kwargs):
+        given[:] = model, source, output, address
+        return pd.Series(dict(men=1))
+    monkeypatch.setattr('genderres.scale.predict_dataset', predict)
+    far = ['https://h/get?u=http://x/a.jpg', 's3://b/a//b.jpg']
+    said = run('predict', '--model', 's3://m/x.safetensors', *far, photos, '-o', 'file:///mnt/answers', '--ray', 'auto')
+    assert given == ['s3://m/x.safetensors', [*far, photos], 'file:///mnt/answers', 'auto']
+    assert 'The answers are in file:///mnt/answers' in said.stdout
+    run('predict', 's3://m//x.onnx', far[1], '-o', tmp_path/'out', '--ray', 'local')
+    assert given == ['s3://m//x.onnx', far[1:], tmp_path/'out', 'local']
+    assert 'does not exist' in run('predict', 'nowhere.onnx', far[1], '-o', 'out', '--ray', 'local', code=2).stderr
+    assert 'download it' in run('predict', 's3://m/x.onnx', photos, code=2).stderr
+    assert 'goes with --ray' in run('predict', photos, '-o', 's3://answers/a.csv', code=2).stderr
+    rows = go('predict', untrained.with_suffix('.onnx'), far[0], photos)
+    assert rows[0]['file'] == far[0] and 'addresses are not fetched' in rows[0]['problem'] and len(rows) == 21
+    assert f'say --camera {far[1]}' in run('count', far[1], code=2).stderr
+
+def test_no_cluster_here(photos, tmp_path, monkeypatch):
+    "auto is for a cluster that runs, and the error says how to start one"
+    ray, asked = pytest.importorskip('ray'), []
+    def init(address, **kwargs):
+        asked.append(address)
+        raise ConnectionError('Could not find any running Ray instance. Please specify the one to connect to by '
+                              'setting the `--address` flag or `RAY_ADDRESS` environment variable.')
+    monkeypatch.setattr(ray, 'init', init)
+    monkeypatch.setattr(ray, 'is_initialized', lambda: False)
+    fails = lambda: run('predict', photos, '-o', tmp_path/'out', '--ray', 'auto', code=1).stderr
+    monkeypatch.delenv('RAY_ADDRESS', raising=False)
+    err = fails()
+    assert asked == ['auto'] and 'no Ray cluster here' in err and '`ray start --head`' in err and '--address' not in err
+    monkeypatch.setenv('RAY_ADDRESS', '127.0.0.1:9')   # Ray would try for minutes
+    assert 'no Ray cluster answers at 127.0.0.1:9' in fails() and asked == ['auto']
+
 def test_training_photos_that_are_not_known(photos, untrained):
     assert 'does not say which photos it was trained on' in go('evaluate', photos)['notes'][0]
     assert 'does not say' not in run('evaluate', untrained, photos).stdout

@@ -216,6 +216,30 @@ def test_small_faces_of_a_copy_count_once(monkeypatch):
     monkeypatch.setattr(genderres.count, 'find_faces', lambda o, *args: face)
     assert count_people([Image.new('RGB', (640, 360))]*3, Light()).small == 1
 
+def test_at_scale_copies_and_videos_are_the_same(tmp_path, monkeypatch):
+    "`count_dataset` counts the small faces of a copy once, and names a video, also one that is in a store"
+    installed()
+    scale = pytest.importorskip('genderres.scale')
+    pytest.importorskip('pyarrow')
+    face = pd.DataFrame([(9., 9., 21., 21., .9)], columns=['x0', 'y0', 'x1', 'y1', 'score'])
+    monkeypatch.setattr(genderres.count, 'find_faces', lambda o, *args: face)
+    monkeypatch.setattr(scale, 'load_classifier', lambda *args: Light())
+    (folder := tmp_path/'photos').mkdir()
+    (out := tmp_path/'out').mkdir()
+    for o in 'ab': Image.new('RGB', (640, 360)).save(folder/f'{o}.png')
+    (folder/'c.mp4').write_bytes(video := b'\0\0\0\x18ftypisom' + bytes(500))
+    def run(model, photos, output, address, then, judge, job, *args):
+        look = judge(None, '', job, 'cpu')
+        look.clf = Light()
+        read = [video if o.endswith('mp4') else o for o in photos['at']]   # as from a store
+        table = look.answers(photos.file.tolist(), [(o, '') for o in read])
+        table.assign(row=range(len(table))).to_parquet(out/'a.parquet')
+        return [dict(file='a.parquet')]
+    monkeypatch.setattr(scale, '_run', run)
+    with pytest.warns(UserWarning, match='c.mp4: a video, not counted'): near = count_people(folder, Light())
+    with pytest.warns(UserWarning, match='c.mp4: a video, not counted'): far = scale.count_dataset(None, folder, out)
+    assert far.small == near.small == 1 and str(far) == str(near)
+
 def test_videos_among_the_photos(crowds):
     "They have a row that says so, and a word; photos in files that look a little like videos are counted"
     for name,start in {'a.mp4': b'\0\0\0\x18ftypisom', 'b': b'\x1aE\xdf\xa3', 'c.jpg': b'RIFF\0\0\0\0AVI '}.items():

@@ -28,8 +28,14 @@ def facts(interp):
     "The scores, the epochs that were recorded, and the split"
     return interp.scores(), [*map(list, interp.learn.recorder.values)], interp.learn.dls.photos
 
+def marked(folder, *args, **kwargs):
+    "`gender_dls`, and a line for each rank that calls it"
+    with open(folder/'made', 'a') as f: f.write(f'{rank_distrib()}\n')
+    return gender_dls(*args, **kwargs)
+
 def test_killed_and_continued(tmp_path):
-    make_dls = partial(gender_dls, sample_portraits(tmp_path/'photos', n=200, size=64), size=64, bs=16, num_workers=0)
+    photos = sample_portraits(tmp_path/'photos', n=200, size=64)
+    make_dls = partial(marked, tmp_path, photos, size=64, bs=16, num_workers=0)
     options = dict(epochs=3, weights='portrait', rapid=True)
     two = partial(in_processes, 2, distributed_experiment, make_dls, facts, tmp_path/'last.pth',
                   cbs=[Killed(tmp_path)], **options)
@@ -38,6 +44,7 @@ def test_killed_and_continued(tmp_path):
     scores, values, photos = two()
     assert not (tmp_path/'last.pth').exists() and len(values) == 3
     assert (tmp_path/'rank1').read_text().split() == ['0', '1', '2']   # the first epoch was not trained again
+    assert (tmp_path/'made').read_text().split() == ['0', '0']   # one process splits, once in each call
     one = run_experiment(make_dls(), **options)
     assert photos.split.equals(one.learn.dls.photos.split)
     assert values[-1][-1] == pytest.approx(scores.share['accuracy'])   # the metric is of all ranks

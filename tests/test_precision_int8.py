@@ -1,5 +1,5 @@
 "Features in eight-bit integers: used where they pay and agree, and never for validation"
-import importlib, logging, sys, warnings
+import importlib, logging, sys, time, warnings
 import numpy as np, onnxruntime, pytest, torch
 from fastai.vision.all import load_learner, resnet18, resnet50, set_seed, vgg11_bn
 import genderres
@@ -96,6 +96,26 @@ def test_floats_where_int8_does_not_agree(small, monkeypatch):
     assert len(said) == 1 and small.rapid.precision == torch.float32
     small.fit(1)   # says nothing, computes nothing
 
+def test_the_last_stage_stays_in_floats(monkeypatch):
+    "Its activations may be too large for the range of a byte"
+    set_seed(1)
+    body, x = build_network(resnet18, 2, None)[0].eval(), torch.randn(32, 3, 64, 64)
+    spoil(body[7])
+    with torch.no_grad(): whole = body(x).mean((2, 3))
+    def off(): return disagreement(whole, int8_network(body, x)(x).mean((2, 3)))
+    assert off() < .5
+    monkeypatch.setattr(precision, '_before_last_stage', len)
+    assert off() > 1   # or else this test would show nothing
+
+def test_without_onnxscript(monkeypatch):
+    "It is needed only for what is not written layer by layer"
+    monkeypatch.setitem(sys.modules, 'onnxscript', None)
+    def small(layer): return int8_network(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), layer).eval(), x)
+    x = torch.rand(4, 3, 16, 16)
+    assert small(torch.nn.ReLU())(x).shape == (4, 4, 14, 14)
+    with pytest.raises(ImportError, match=r"the export needs onnxscript: `pip install 'genderres\[onnx\]'`"):
+        small(torch.nn.SiLU())
+
 def test_seconds_decide(small, monkeypatch):
     def stub(net, photos, dtype):
         fold = precision.fold_batchnorm(net)
@@ -110,10 +130,15 @@ def test_seconds_decide(small, monkeypatch):
         small.rapid.stamp = None
         small.rapid.features(small)
         return small.rapid.precision
-    pays = 4*10.5/(2*len(small.dls.train_ds))   # of four photos: 10.5 seconds for all views
+    n, read, some = 2*len(small.dls.train_ds), .01, features._some_photos
+    def slow(learn, n, **kwargs): time.sleep(read*min(n, 16)); return some(learn, n, **kwargs)
+    monkeypatch.setattr(features, '_some_photos', slow)
+    pays = 4*15/n   # of four photos: 15 seconds for all views, of which int8 saves 6
     assert used(pays, 3, 2) == torch.int8
     assert used(pays, 3, 2.5) == torch.float32       # not faster by the margin
-    assert used(pays*.9) == torch.float32            # too little work to try
+    assert used(pays*.7) == torch.float32            # too little work to try
+    read = .05
+    assert used(pays) == torch.float32               # reading the photos that are needed takes longer
 
 def test_without_onnxruntime(small, monkeypatch):
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)

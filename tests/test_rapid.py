@@ -3,14 +3,16 @@ import multiprocessing, os, random, signal, subprocess, sys, time, warnings
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, pandas as pd, pytest, torch
-from fastai.vision.all import (Callback, EarlyStoppingCallback, ImageDataLoaders, Resize, SaveModelCallback, resnet18,
+from fastai.vision.all import (Callback, CancelBatchException, EarlyStoppingCallback, ImageDataLoaders, Resize,
+                               RandTransform, SaveModelCallback, TensorImage, Transform, aug_transforms, resnet18,
                                set_seed)
-from genderres import cache as cache_module, features, precision
+from genderres import cache as cache_module, classifier, features, precision
+from genderres.classifier import GenderClassifier
 from genderres.data import PILPhoto, gender_dls
 from genderres.learner import gender_learner
-from genderres.cache import PhotoCache, cache_photos, clear_cache
+from genderres.cache import PhotoCache, cache_photos, cached_files, clear_cache
 from genderres.features import GrowSize
-from genderres.precision import fastest_precision
+from genderres.precision import fastest_precision, forward_seconds
 from genderres.reader import PhotoProblem
 
 forks = pytest.mark.skipif('fork' not in multiprocessing.get_all_start_methods(), reason='this system does not fork')
@@ -86,6 +88,63 @@ def test_an_interrupt_leaves_the_learner_whole(quiet, frozen, error):
     learn.rapid.dtype = torch.float32
     learn.fit_one_cycle(1)
 
+def test_a_batch_that_is_cancelled_leaves_no_autocast(quiet):
+    class Skip(Callback):
+        order = 11   # after Autocast
+        def before_batch(self):
+            if self.training and self.epoch == 1: raise CancelBatchException
+    learn = quiet()
+    dls = learn.dls
+    learn.unfreeze()
+    learn.rapid.dtype = torch.bfloat16
+    learn.fit(2, cbs=Skip())
+    assert whole(learn, dls)
+
+def test_an_error_while_the_model_is_wrapped_is_the_error_that_is_seen(quiet):
+    "As in distributed training, where the wrapper stays after an error"
+    learn = quiet()
+    dls, model = learn.dls, learn.model
+    class Wrap(Callback):
+        def before_fit(self): self.learn.model = torch.nn.Sequential(model)
+        def before_train(self): raise ZeroDivisionError('the cause')
+    with pytest.raises(ZeroDivisionError, match='the cause'): learn.fit(1, cbs=Wrap())
+    learn.model = model
+    assert whole(learn, dls)
+
+def test_as_many_steps_in_several_processes(quiet, monkeypatch):
+    "Each of n processes has an nth of the batch, and takes an nth of the steps"
+    dls, kept = quiet().dls, (torch.zeros(2, 320, 4), torch.zeros(320), torch.zeros(1, 80, 4), torch.zeros(80))
+    def steps(n):
+        monkeypatch.setattr(features, 'num_distrib', lambda: n)
+        dls.train.bs = 40//max(n, 1)
+        return len(features._feature_dls(dls, *kept).train)/max(n, 1)
+    assert steps(0) == steps(1) == steps(2) == steps(4) == 32
+
+class Noise(Transform):
+    s = None
+    def encodes(self, x: TensorImage): return x + self.s
+
+class RandomNoise(RandTransform):
+    s = None
+    def encodes(self, x: TensorImage): return x + self.s
+
+@pytest.mark.parametrize('kind', [Noise, RandomNoise])
+def test_a_transform_that_changed_makes_features_anew(quiet, kind):
+    learn = quiet()
+    (noise := kind()).s = .1
+    for o in learn.dls.loaders: o.after_batch.add([noise, *aug_transforms(max_warp=.2, max_lighting=.4)])
+    learn.fit(1)
+    kept = learn.rapid.kept
+    learn.fit(1)
+    assert learn.rapid.kept is kept   # what was drawn is no change
+    noise.s = .2
+    learn.fit(1)
+    assert learn.rapid.kept is not kept
+    before = features._fingerprint(learn)
+    for k,v in dict(ratio=(1., 1.), max_scale=.9).items():
+        setattr(features._crop(learn.dls), k, v)
+        assert before != (before := features._fingerprint(learn)), k
+
 def test_more_views_than_memory(quiet, monkeypatch):
     learn = quiet(views=10)
     monkeypatch.setattr(features, 'memory_left', lambda: 4*1024*len(learn.dls.train_ds)*7)
@@ -129,6 +188,27 @@ def test_precision_by_a_margin(monkeypatch):
     assert found(1, .9, .8, .9) == (torch.float32, torch.channels_last)
     assert found(1, .9, .3, .9) == (torch.bfloat16, torch.channels_last)
     assert found(1, .2, 9, 9) == (torch.float32, torch.contiguous_format)
+
+def test_time_is_up_when_the_device_is_done(monkeypatch):
+    monkeypatch.setattr(torch.mps, 'synchronize', lambda: time.sleep(.02))
+    class Photos:
+        device = torch.device('mps')
+        def __getitem__(self, i): return self
+    assert forward_seconds(lambda x: x, Photos(), torch.float32, np.inf) >= .02
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_the_layout_that_was_measured_is_used(untrained, monkeypatch, layout):
+    seen, photos = [], np.zeros((2, 32, 32, 3), np.uint8)
+    def look(*args): seen.append(args[-1].is_contiguous(memory_format=layout))
+    monkeypatch.setattr(classifier, 'fastest_precision', lambda *args: (torch.float32, layout))
+    clf = GenderClassifier.load(untrained, 'cpu').to_rapid()
+    clf.net.register_forward_pre_hook(lambda net, args: look(*args))
+    clf.logits(photos)
+    seconds = iter([1000., 2., 1.])   # long work, and a gain
+    monkeypatch.setattr(classifier, 'forward_seconds', lambda *args, **kwargs: next(seconds))
+    monkeypatch.setattr(torch, 'compile', lambda net, **kwargs: lambda x: look(x) or torch.zeros(len(x), 2))
+    clf.to_rapid(photos=10**6).logits(photos)
+    assert seen == [True]*2
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
@@ -184,6 +264,10 @@ def test_cache_that_cannot_be_written(files, tmp_path, monkeypatch):
     monkeypatch.setattr(cache_module.os, 'replace', no_space)
     with pytest.warns(UserWarning, match='No space left on device') as said: assert same(read(cache, files), want)
     assert len(said) == 1 and list((tmp_path/'full').iterdir()) == []
+    def stop(*args): raise KeyboardInterrupt
+    monkeypatch.setattr(cache_module.os, 'replace', stop)
+    with pytest.raises(KeyboardInterrupt): read(PhotoCache(tmp_path/'full'), files)
+    assert list((tmp_path/'full').iterdir()) == []
 
 def test_cache_is_bounded_and_cleared(files, tmp_path):
     folder = tmp_path/'c'
@@ -231,6 +315,44 @@ def test_processes_that_empty_one_cache(files, tmp_path):
     assert [o.exitcode for o in processes] == [0]*6
     # each may write one too many
     assert sum(o.stat().st_size for o in (tmp_path/'c').iterdir()) <= (4 + 6)*(3*64*64 + 16)
+
+each, many = 3*8*8 + 16, 10_000   # bytes in the cache, photos
+
+def _drawn(i): return np.random.default_rng(i).integers(0, 256, (8, 8, 3), np.uint8)
+
+def _read_many(cache_folder, photos, seed, end, kept=500):
+    "Read photos in random order into a cache with room for `kept`, of which none counts as used"
+    cache, rng = PhotoCache(cache_folder, max_bytes=kept*each), random.Random(seed)
+    cache.opened += 3600
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        while time.time() < end:
+            i = rng.randrange(many)
+            assert np.array_equal(np.asarray(cache.read(photos/f'{i}.ppm')), _drawn(i))
+    assert cache.writes
+
+@pytest.mark.slow
+@forks
+def test_many_processes_one_small_cache_and_kills(tmp_path):
+    "Eight processes read 10,000 photos for forty seconds; twice a second, one is killed and replaced"
+    for i in range(many): (tmp_path/f'{i}.ppm').write_bytes(b'P6 8 8 255\n' + _drawn(i).tobytes())
+    rng, end, most = random.Random(0), time.time() + 40, 0
+    def start():
+        args = tmp_path/'c', tmp_path, rng.random(), end
+        (res := multiprocessing.get_context('fork').Process(target=_read_many, args=args)).start()
+        return res
+    processes, killed = [start() for _ in range(8)], []
+    while time.time() < end - 2:
+        time.sleep(.5)
+        most = max(most, sum(s.st_size for _,s in cached_files(tmp_path/'c')))
+        i = rng.randrange(8)
+        processes[i].kill()
+        killed.append(processes[i])
+        processes[i] = start()
+    for o in processes + killed: o.join(60)
+    assert [o.exitcode for o in processes] == [0]*8 and {o.exitcode for o in killed} == {-signal.SIGKILL}
+    assert len(killed) > 50 and 400*each < most < 1.2*500*each   # each measures after a fiftieth of the size
+    _read_many(tmp_path/'c', tmp_path, 1, time.time() + 1)   # what is left is whole
 
 @forks
 def test_killed_while_caching(files, tmp_path):

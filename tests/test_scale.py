@@ -1,6 +1,7 @@
 "A real Ray cluster of two nodes on this machine, a store that fails, and what is killed in the middle"
-import contextlib, errno, io, json, os, pickle, signal, subprocess, sys, tempfile, threading, time
+import contextlib, errno, io, json, os, pickle, signal, socket, subprocess, sys, tarfile, tempfile, threading, time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 import numpy as np, pandas as pd, psutil, pytest
 from PIL import Image, ImageOps
@@ -193,10 +194,15 @@ def test_interrupted_at_the_shell(cluster, untrained, photos, tmp_path, monkeypa
 @pytest.mark.slow
 def test_errors_end_the_run(cluster, untrained, photos, tmp_path, monkeypatch):
     "An error of a reader in its own words, and a node whose current folder is another"
-    gone = pd.DataFrame(dict(file=[f'/none/{i}.jpg' for i in range(4)]))
-    with pytest.raises(OSError, match='has no folder /none: .*shared disk$') as e:
+    with socket.socket() as s:   # a port that nobody listens at
+        s.bind(('127.0.0.1', 0))
+        gone = pd.DataFrame(dict(file=[f'http://127.0.0.1:{s.getsockname()[1]}/{i}.jpg' for i in range(2)]))
+    with pytest.raises(OSError, match='0.jpg: not fetched: .*with 2 photos.*the same call continues$') as e:
         predict_dataset(untrained, gone, tmp_path/'none', batch_size=2)
     assert type(e.value) is OSError and 'UDF' not in str(e.value)
+    gone = [str(tmp_path/'none'/f'{i}.jpg') for i in range(4)]   # in a folder that is nowhere: as on one machine
+    predict_dataset(untrained.with_suffix('.onnx'), pd.DataFrame(dict(file=gone)), tmp_path/'gone', batch_size=2)
+    same(answers(tmp_path/'gone'), OnnxClassifier(untrained.with_suffix('.onnx')).predict(gone, batch_size=2))
     monkeypatch.chdir(photos.parent)
     predict_dataset(untrained.with_suffix('.onnx'), photos.name, 'out', batch_size=8)
     far = answers(tmp_path/'out')
@@ -268,7 +274,8 @@ def test_the_check_in_a_store_takes_folders(keys, monkeypatch):
 def test_counts_beside_a_store(tmp_path, monkeypatch):
     "Photos in a store that needs options, answers on a disk"
     def run(model, photos, output, *args):
-        table = dict(row=0, file='a.jpg', id='a', small=0, problem='', faces='[[1, 2, 9, 9, 0.9]]', probs='[[0.1, 0.9]]')
+        table = dict(row=0, file='a.jpg', id='a', small=0, problem='',
+                     faces='[[1, 2, 9, 9, 0.9]]', probs='[[0.1, 0.9]]')
         pd.DataFrame([table]).to_parquet(Path(output)/'a.parquet')
         return [dict(file='a.parquet')]
     monkeypatch.setattr(genderres.scale, '_run', run)
@@ -303,7 +310,8 @@ def test_a_node_does_not_see_a_file(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(genderres.scale, 'connected', lambda address: contextlib.nullcontext(ray))
     monkeypatch.setattr(genderres.scale, 'check_nodes', lambda ray: None)
     listed, out, job = list_photos([photos, 'none.jpg']), str(tmp_path/'out'), dict(batch_size=7)
-    run = lambda: genderres.scale._run(None, listed, out, 'local', None, None, job, None, 7, {}, False, False)
+    run = lambda: genderres.scale._run(None, [listed], out, 'local', None, None, lambda _: job,
+                                       None, 7, {}, False, False)
     problems = ['']*6 + ['no such file']
     monkeypatch.setattr(genderres.scale, '_answer', lambda *a: (
         write(out, i, rows=7, problem=problems) for i in range(3)))
@@ -314,6 +322,27 @@ def test_a_node_does_not_see_a_file(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(genderres.scale, '_answer', lambda *a: (
         write(out, i, rows=7, problem=[*problems[:6], 'no such file'*(i == 2)]) for i in range(3)))
     assert len(run()) == 3   # the last is nowhere
+
+@pytest.mark.parametrize('problem', ['no permission to read it', 'not fetched: TimeoutError: '])
+def test_what_was_refused_is_asked_for_again(photos, tmp_path, monkeypatch, problem):
+    "A token that ended, or a store that was busy, is no answer for ever"
+    monkeypatch.setattr(genderres.scale, 'connected', lambda address: contextlib.nullcontext(ray))
+    monkeypatch.setattr(genderres.scale, 'check_nodes', lambda ray: None)
+    listed, out, job = list_photos(photos), str(tmp_path/'out'), dict(batch_size=10)
+    def answer(problem):
+        def write_all(ray, batches, *args):
+            asked.extend(o['batch'] for o in batches)
+            for o in batches: yield write(out, o['batch'], rows=10, problem=problem if o['batch'] else '')
+        asked = []
+        monkeypatch.setattr(genderres.scale, '_answer', write_all)
+        return asked
+    run = lambda: genderres.scale._run(None, [listed], out, 'local', None, None, lambda _: job,
+                                       None, 10, {}, False, False)
+    asked = answer(problem)
+    with pytest.warns(UserWarning, match='10 of the photos could not be read.*the same call tries them again'): run()
+    assert asked == [0, 1]
+    asked = answer('')
+    assert len(run()) == 2 and asked == [1]
 
 def test_files_of_others_stay(out):
     write(out, 0)
@@ -411,12 +440,24 @@ def test_names_in_parquet(tmp_path, file, said):
 
 def test_spellings_of_one_place(tmp_path):
     "Answers are not taken for photos"
-    listed = genderres.scale._items(['memory:///a/b/c.jpg', 'memory://a/b.jpg', 's3a://a/b/c.jpg', 'none://a/b.jpg'])
-    left = lambda o: genderres.scale._outside(listed, o).file.tolist()
-    assert left('memory://a/b') == listed.file.tolist()[1:]
-    assert left('s3://a/b') == [*listed.file[:2], 'none://a/b.jpg']
-    at = genderres.scale._items([f'file://{tmp_path}/a.jpg'])
-    assert not len(genderres.scale._outside(at, str(tmp_path)))
+    files = ['memory:///a/b/c.jpg', 'memory://a/b.jpg', 's3a://a/b/c.jpg', 'none://a/b.jpg']
+    left = lambda o: genderres.scale._without(files, o)
+    assert left('memory://a/b') == files[1:]
+    assert left('s3://a/b') == [*files[:2], 'none://a/b.jpg']
+    assert not genderres.scale._without([f'file://{tmp_path}/a.jpg'], str(tmp_path))
+
+def test_answers_beside_shards(tmp_path):
+    "Answers, and the mark of another program, do not change what a folder of shards stands for"
+    (tmp_path/'out'/'_manifest').mkdir(parents=True)
+    for o in ('out/_job.json', 'out/_manifest/1.json', 'out/1.parquet', '_SUCCESS'): (tmp_path/o).touch()
+    pd.DataFrame(dict(file=['a.jpg'], bytes=[b''])).to_parquet(tmp_path/'a.parquet')
+    for source in (tmp_path, f'file://{tmp_path}'):
+        assert list_photos(source, without=str(tmp_path/'out')).file.tolist() == ['a.jpg']
+
+def test_the_same_names_elsewhere(photos, untrained):
+    clf, listed = OnnxClassifier(untrained.with_suffix('.onnx')), list_photos(photos)
+    job = lambda o: genderres.scale._job(clf, 4, o)['listing']
+    assert len({job(listed), job(listed.assign(at='/b/' + listed['at'])), job(listed.assign(start=512))}) == 3
 
 def test_a_row_group_is_read_once(tmp_path, monkeypatch):
     pd.DataFrame(dict(file=[*'abcd'], bytes=[b'1', b'2', b'3', b'4'])).to_parquet(tmp_path/'a.parquet')
@@ -427,6 +468,23 @@ def test_a_row_group_is_read_once(tmp_path, monkeypatch):
     with ThreadPoolExecutor(4) as pool:
         assert [*pool.map(lambda o: genderres.scale.fetch(o, {}), photos)] == [b"1", b"2", b"3", b"4"]
     assert len(opened) - n <= 5   # the group once, and where it ends once for each thread
+
+def test_nodes_list_shards(cluster, store):
+    "A tar is walked through on a node; what is wrong with one is said as on one machine"
+    options, data = store[1], io.BytesIO()
+    with tarfile.open(fileobj=data, mode='w') as tar:
+        for o in 'ab': tar.addfile(tarfile.TarInfo(f'{o}.jpg'))
+    fs = fsspec.filesystem('s3', **options)
+    fs.call_s3('create_bucket', Bucket='tars')
+    for i in range(3): fs.call_s3('put_object', Bucket='tars', Key=f'{i}.tar', Body=data.getvalue())
+    parts = genderres.scale._parts('s3://tars', options, 's3://tars/out')
+    assert [address for _,address in parts] == [f's3://tars/{i}.tar' for i in range(3)]
+    far = genderres.scale._joined(parts, options, partial(genderres.scale.spread, ray))
+    pd.testing.assert_frame_equal(far, list_photos('s3://tars', options))
+    fs.call_s3('put_object', Bucket='tars', Key='1.tar', Body=b'no tar')
+    fs.invalidate_cache()
+    with pytest.raises(ValueError, match='^s3://tars/1.tar is not an uncompressed tar'):
+        genderres.scale._joined(parts, options, partial(genderres.scale.spread, ray))
 
 def test_versions(cluster):
     with pytest.raises(RuntimeError, match='has genderres .*, and the machine that asks 9.9'):

@@ -1,5 +1,7 @@
 "The demo and the learning-rate search, as a user meets them"
+from copy import deepcopy
 import pandas as pd, pytest, torch
+from fastai.callback.core import Callback
 from fastai.learner import Learner
 from torchvision.models import resnet18
 from genderres.data import gender_dls
@@ -30,6 +32,24 @@ def test_lr_find_on_a_loss_that_is_not_a_number(photos):
     learn = gender_learner(gender_dls(photos, size=32, bs=8, num_workers=0), resnet18, weights=None,
                            loss_func=lambda p,y: p.sum()*torch.nan)
     with pytest.raises(ValueError, match='not finite from the first batch'): learn.lr_find(num_it=12, show_plot=False)
+
+def test_an_interrupted_lr_find_leaves_the_learner_as_it_was(photos, interruptible):
+    learn = gender_learner(gender_dls(photos, size=32, bs=8, num_workers=0), resnet18, weights=None)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    def state(): return deepcopy((learn.model.state_dict(), learn.opt.state_dict()['state']))
+    before, hypers = state(), deepcopy(learn.opt.hypers)
+    class Stop(Callback):
+        def after_backward(self):
+            if self.train_iter == 4: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), learn.no_bar(), learn.added_cbs(Stop()):
+        learn.lr_find(start_lr=1., num_it=12, stop_div=False, show_plot=False)
+    torch.testing.assert_close(state(), before, rtol=0, atol=0)
+    assert learn.opt.hypers == hypers and all(p.grad is None or not p.grad.any() for p in learn.model.parameters())
+    learn.opt = None   # as in a learner that was never trained
+    with pytest.raises(KeyboardInterrupt), learn.no_bar(), learn.added_cbs(Stop()):
+        learn.lr_find(start_lr=1., stop_div=False, show_plot=False)
+    torch.testing.assert_close(learn.model.state_dict(), before[0], rtol=0, atol=0)
+    assert learn.opt is None
 
 def test_lr_find_is_not_misled_by_an_easy_first_batch(photos, monkeypatch):
     learn = gender_learner(gender_dls(photos, size=32, bs=8, num_workers=0), resnet18, weights=None)
