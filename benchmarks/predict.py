@@ -56,7 +56,7 @@ def ways(learn, table, args, folder, alone):
     def plainly(way): return lambda: lambda files: alone.submit(timed, partial(fastai_answers, way), files).result()
     vocab, exact, rapid = ([*learn.dls.vocab], learn.to_classifier(),
                            learn.to_classifier().to_rapid(args.photos, batch_size=args.bs))
-    noise = torch.rand(args.bs, 3, args.size, args.size, device=rapid.device).to(memory_format=torch.channels_last)
+    noise = torch.rand(args.bs, 3, args.size, args.size, device=rapid.device).to(memory_format=rapid.layout)
     @torch.inference_mode()
     def network(files):
         with autocast(rapid.device, rapid.dtype):

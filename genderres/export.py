@@ -149,11 +149,12 @@ def _batches(clf, photos):
     return [np.stack([clf.pixels(o) for o in part]) for part in np.array_split(some, max(1, len(some)//32))]
 
 # %% ../nbs/33_export.ipynb #c745c1e9
-def _right(clf, source, classes, kwargs):
-    "How many photos that were not trained on `clf` gets right, and how many there are"
+def _held_out(clf, source, classes, kwargs):
+    "Answers of `clf` for the photos that it was not trained on"
     table = evaluate(clf, source, progress=False, classes=classes, **kwargs)
-    table = table[table.problem == '']
-    return int((table.label == table.prediction).sum()), len(table)
+    return table[table.problem == '']
+
+def _right(table): return int((table.label == table.prediction).sum())
 
 # %% ../nbs/33_export.ipynb #915ff38f
 @patch
@@ -161,12 +162,12 @@ def _right(clf, source, classes, kwargs):
 def to_int8(self:GenderClassifier,
     file:str|Path, # File to write, .onnx
     source:str|Path|pd.DataFrame, # Labelled photos, as for `gender_dls`: those it was trained on, and others
-    max_drop:float=.005, # Refuse if the accuracy on the others falls by this or more
+    max_drop:float=.005, # Refuse if the accuracy on the others falls by this or more, or probabilities change a lot
     overwrite:bool=False, # May `file` exist already?
     pixels:bool=False, # As for `to_onnx`
     classes:dict=None, # As for `evaluate`
     **kwargs
-) -> OnnxClassifier: # With both figures among the facts, under `int8`
+) -> OnnxClassifier: # With these figures among the facts, under `int8`
     "Export to ONNX with eight-bit weights and activations, if that costs next to nothing; `ValueError` otherwise"
     need_onnx('the export')
     check_output(file, overwrite)
@@ -176,9 +177,11 @@ def to_int8(self:GenderClassifier,
     with tempfile.TemporaryDirectory() as tmp:
         clfs = [_write_onnx(model, self.facts, Path(tmp)/name, False)
                 for model,name in ((full, 'a.onnx'), (small, 'b.onnx'))]
-        (before, n), (after, _) = (_right(o, source, classes, kwargs) for o in clfs)
-    if before - after >= max_drop*n:
-        raise ValueError(f"int8 is right on {after} of {n} photos instead of {before}: "
-                         "that is too much to lose, nothing was written")
-    trained = {**self.facts['trained'], 'int8': dict(photos=n, right_float=before, right_int8=after)}
+        tables = [_held_out(o, source, classes, kwargs) for o in clfs]
+    n, (before, after) = len(tables[0]), map(_right, tables)
+    shift = float(np.quantile(abs(tables[0][self.vocab] - tables[1][self.vocab]).max(axis=1), .9)) if n else 0.
+    if before - after >= max_drop*n or shift > .1:
+        raise ValueError(f"int8 is right on {after} of {n} photos instead of {before}, and probabilities change by "
+                         f"{shift:.2f} (90% of photos by less): that is too much to lose, nothing was written")
+    trained = {**self.facts['trained'], 'int8': dict(photos=n, right_float=before, right_int8=after, shift=shift)}
     return _finish(self, small, file, {**self.facts, 'trained': trained}, pixels, overwrite)

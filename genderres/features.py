@@ -350,7 +350,7 @@ def _refuse_cutmix(cbs):
 def _feature_dls(dls, x, y, x_valid, y_valid):
     "`DataLoaders` of features or maps, for those of photos"
     kind, kwargs = ((MapDL, dict(drop_last=dls.train.drop_last)) if x.ndim > 3
-                    else (FeatureDL, dict(drop_last=True, least=20*max(num_distrib(), 1))))   # each process takes its share
+                    else (FeatureDL, dict(drop_last=True, least=20*max(num_distrib(), 1))))   # divided among processes
     train = kind(x, y, dls.train.bs, shuffle=True, device=dls.device, **kwargs)
     res = DataLoaders(train, kind(x_valid, y_valid, dls.valid.bs, device=dls.device), path=dls.path, device=dls.device)
     res.vocab, train.rng = dls.vocab, random.Random(dls.train.rng.randint(0, 2**32-1))
