@@ -496,6 +496,7 @@ def predict(
     overwrite: Overwrite = False, as_json: Json = False):
     "Classify photos: a row for each, with the reason where one cannot be read."
     _check_sorting(sort_into, copy, output, overwrite)
+    if ray == '': raise typer.BadParameter('--ray has no address: give host:port, auto or local')
     if output and not ray: _check_output(output, overwrite, '.csv', '.parquet')
     model, paths = _classifier_first(paths, model, ray)
     if ray:

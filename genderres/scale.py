@@ -9,7 +9,7 @@ __all__ = ['list_photos', 'fetch', 'check_fetched', 'load_classifier', 'connecte
            'predict_dataset', 'count_dataset']
 
 # %% ../nbs/44_scale.ipynb #sc000003
-import errno, hashlib, json, logging, os, pickle, re, socket, tarfile, tempfile, time, warnings
+import errno, hashlib, json, logging, os, pickle, posixpath, re, socket, tarfile, tempfile, time, warnings
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -58,17 +58,21 @@ def _kind(address):
     "What fsspec calls the filesystem of an address or a path"
     return address.split(':')[0].lower() if is_address(address) else 'file'
 
+def _plain(address):
+    "S3://a/b is s3://a/b"
+    return _kind(address) + address[len(_kind(address)):] if is_address(address) else address
+
 def _place(address, options):
     "The filesystem of an address or a path, and the path in it; `options` are for stores"
     kind = _kind(address)
     fs = fsspec.filesystem(kind, **({} if kind in ('file', 'http', 'https') else options))
-    return fs, fs._strip_protocol(address)
+    return fs, fs._strip_protocol(_plain(address))
 
 def _spelled(address):
     "The same for all spellings of an address, e.g. s3a://a/b and s3://a/b, or of a path"
     try: store = fsspec.get_filesystem_class(_kind(address))
     except (ImportError, ValueError): return address   # only nodes know it, or nobody
-    return f'{store.__name__}:{store._strip_protocol(address)}'
+    return f'{store.__name__}:{store._strip_protocol(_plain(address))}'
 
 def _open(address, options):
     "An address or a path, opened"
@@ -78,7 +82,7 @@ def _open(address, options):
 # %% ../nbs/44_scale.ipynb #sc000014
 def _remote_files(address, options):
     "Addresses of all files below an address, or the address itself if it is one; `OSError` if there are none"
-    if address.startswith(('http://', 'https://')): return [address]
+    if _kind(address) in ('http', 'https'): return [address]
     with _named(address):
         fs, path = _place(address, options)
         found = fs.find(path)
@@ -97,10 +101,11 @@ def _in_tar(address, options):
     "The photos in an uncompressed tar"
     try:
         with _named(address), _open(address, options) as f, tarfile.open(fileobj=f, mode='r:') as tar:
-            rows = [(f'{address}/{o.name}', o.offset_data, o.size) for o in tar if o.isfile() and _like_photo(o.name)]
+            rows = [(f'{address}/{o.name}', o.offset_data, o.size) for o in tar if o.isfile() and _like_photo(o.name)
+                    and not any(map(hidden, o.name.removeprefix('./').split('/')))]
     except OSError as e:
         if not isinstance(e.__cause__, tarfile.TarError): raise
-        raise ValueError(f"{address} is not an uncompressed tar: "
+        raise ValueError(f"{address} is not an uncompressed tar, or is cut off: "
                          "unpack it, or pack it again without compression") from e
     files, start, size = zip(*rows) if rows else ((), (), ())
     return _items(files, address, start, size)
@@ -120,31 +125,40 @@ def _in_parquet(address, options):
     pq = need('pyarrow.parquet', 'ray', 'Parquet')
     with _named(address), _open(address, options) as f:
         file = pq.ParquetFile(f)
-        if _bytes_column(file.schema_arrow) is None: return _in_table(usual_names(file.read().to_pandas()), address)
+        table = file.read().to_pandas() if _bytes_column(file.schema_arrow) is None else None
         n = file.metadata.num_rows
         names = (file.read(['file']).column(0).to_pylist() if 'file' in file.schema_arrow.names
                  else [f'{address}#{i}' for i in range(n)])
+    if table is not None: return _in_table(table, address)
     if odd := [i for i,o in enumerate(names) if not isinstance(o, str)]:
         raise ValueError(f"{address}: its column file must name each photo, and row {odd[0]} says {names[odd[0]]!r}")
     return _items(names, address, range(n))
 
 # %% ../nbs/44_scale.ipynb #sc00001d
+def _beside(name, folder):
+    "The address of what a table in a folder of a store names"
+    kind, _, inside = f'{folder}/{name}'.partition('://')
+    return f"{kind}://{posixpath.normpath(inside) if '..' in name.split('/') else inside}"
+
 def _in_table(df, source):
     "The photos whose names or addresses are in a table; names are relative to the table's folder"
     df = usual_names(df)
     if 'file' not in df:
         raise ValueError(f"{source} needs a column file with the names or addresses of photos; it has {[*df.columns]}")
     folder = source.rpartition('/')[0] if is_address(source) else os.path.dirname(source)
-    whole = lambda o: o if is_address(o) else f'{folder}/{o}' if is_address(folder) else listed_path(o, folder)
+    whole = lambda o: o if is_address(o) else _beside(o, folder) if is_address(folder) else listed_path(o, folder)
     return _items([whole(str(o)) for o in df.file])
 
 def _in_csv(address, options):
     "The photos whose names or addresses are in a CSV file"
     if not is_address(address): return _in_table(read_table(address), address)
-    with _named(address), tempfile.TemporaryDirectory() as tmp:
-        fs, path = _place(address, options)
-        fs.get_file(path, f'{tmp}/a.csv')
-        return _in_table(read_table(f'{tmp}/a.csv'), address)
+    with tempfile.TemporaryDirectory() as tmp:
+        with _named(address):
+            fs, path = _place(address, options)
+            fs.get_file(path, f'{tmp}/a.csv')
+        try: table = read_table(f'{tmp}/a.csv')
+        except ValueError as e: raise ValueError(str(e).replace(f'{tmp}/a.csv', address)) from e
+    return _in_table(table, address)
 
 # %% ../nbs/44_scale.ipynb #sc00001f
 _kinds = {'.tar': _in_tar, '.parquet': _in_parquet}
@@ -161,11 +175,9 @@ def _expand(source, options, without):
     files = ([source] if ending in _kinds else _remote_files(source, options) if is_address(source)
              else [photo_name(o) for o in expand_inputs(source)[0]])
     files = _without(files, without)
-    shards = [o for o in files if not os.path.basename(o).startswith('_')]   # who writes Parquet also writes _SUCCESS
-    endings = {os.path.splitext(o)[1].lower() for o in shards}
-    kind = _kinds.get(endings.pop()) if len(endings) == 1 else None
-    if not kind: return [_items(files)]
-    return [(kind, o) if is_address(o) else kind(o, options) for o in shards]
+    kinds = {o: kind for o in files if (kind := _kinds.get(os.path.splitext(o)[1].lower()))}
+    if len({*kinds.values()}) != 1 or any(map(_like_photo, files)): return [_items(files)]
+    return [(kind, o) if is_address(o) else kind(o, options) for o,kind in kinds.items()]
 
 # %% ../nbs/44_scale.ipynb #sc000020
 def _parts(source, options, without):
@@ -515,6 +527,8 @@ def _finish(output, options, n):
 _look = 'look with `ray status`, or start one with `ray start --head`'
 def _check_address(address):
     "`ConnectionError` if nothing listens at an address"
+    if address.startswith(('http://', 'https://')):
+        raise ValueError(f"{address} is where `ray job submit` goes: give host:port of the Ray cluster, e.g. host:6379")
     found = re.fullmatch(r'(?:ray://)?\[?(.+?)\]?:(\d+)', address)
     if not found and address not in ('local', 'auto'):
         raise ValueError(f"the address {address!r}: give host:port of a Ray cluster, "

@@ -416,3 +416,11 @@ def test_the_cache_of_files_is_no_memory_in_use(monkeypatch):
     assert features.memory_left() == 7000
     said['max'] = 'max\n'
     assert features.memory_left() > 10**6
+
+@pytest.mark.parametrize('seconds,workers', [(0., 2), (1e3, 0)])
+def test_workers_where_reading_takes_the_time(photos, weights, monkeypatch, seconds, workers):
+    "Beside a network that takes longer, they only take its cores"
+    monkeypatch.setattr(features, 'forward_seconds', lambda *args: seconds)
+    learn = gender_learner(gender_dls(photos, size=32, bs=8, num_workers=2), resnet18, weights)
+    learn.to_rapid(dtype=torch.float32)
+    assert [o.fake_l.num_workers for o in learn.dls.loaders] == [workers]*2

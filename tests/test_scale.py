@@ -511,6 +511,8 @@ def test_no_cluster():
     assert 'no Ray cluster answers at 127.0.0.1:9' in run('--ray', '127.0.0.1:9', '-o', 'out').stderr
     assert time.time() - start < 10
     assert run('--ray', 'auto').exit_code == 2
+    assert 'where `ray job submit` goes' in run('--ray', 'http://127.0.0.1:8265', '-o', 'out').stderr
+    assert '--ray has no address' in run('--ray', '', '-o', 'a.csv').stderr   # of a variable that is not set
 
 def test_ray_is_left_alone():
     code = ("import sys, genderres.all, genderres.cli; "

@@ -1,5 +1,5 @@
 "Photos in stores and on web servers: each kind of source gives the bytes that were put there"
-import functools, http.server, io, tarfile, threading
+import functools, http.server, io, re, tarfile, threading
 import pandas as pd, pytest
 fsspec, moto = pytest.importorskip('fsspec'), pytest.importorskip('moto.server')
 for o in ('aiohttp', 'pyarrow', 's3fs'): pytest.importorskip(o)
@@ -20,6 +20,7 @@ def tar():
         for name,data in photos.items():
             (info := tarfile.TarInfo(name)).size = len(data)
             t.addfile(info, io.BytesIO(data))
+        t.addfile(tarfile.TarInfo('./._0.jpg'))   # as macOS leaves behind
     return f.getvalue()
 
 names, data = [*photos], [*photos.values()]
@@ -78,3 +79,27 @@ def test_a_folder_of_shards(bucket):
     fs = fsspec.filesystem('s3', **bucket[1])
     for i in range(2): fs.call_s3('put_object', Bucket='far', Key=f'shards/{i}.parquet', Body=sources['bytes.parquet'])
     assert content('s3://far/shards', bucket[1]) == data*2
+
+def test_a_folder_of_shards_and_other_files(bucket):
+    "A mark of the program that wrote them, and a text about them"
+    fs = fsspec.filesystem('s3', **bucket[1])
+    for o in ('a.tar', 'README.md', '_SUCCESS'):
+        fs.call_s3('put_object', Bucket='far', Key=f'tars/{o}', Body=sources.get(o, b''))
+    assert content('s3://far/tars', bucket[1]) == data
+
+def test_capitals(bucket): assert content('S3://far/photos', bucket[1]) == data
+
+def test_names_beside_a_list(bucket):
+    fs = fsspec.filesystem('s3', **bucket[1])
+    fs.call_s3('put_object', Bucket='far', Key='lists/a.csv', Body=b'file\n../photos/0.jpg\n../photos/./1.jpg\n')
+    assert content('s3://far/lists/a.csv', bucket[1]) == data[:2]
+
+@pytest.mark.parametrize('key,body,said', [
+    ('a.csv', b'url\na.jpg', 'needs a column file'), ('a.parquet', parquet(url=['a.jpg']), 'needs a column file'),
+    ('a.tar', tar()[:700], 'is not an uncompressed tar, or is cut off'), ('b.tar', b'', 'is not an uncompressed tar, or is cut off')])
+def test_wrong_shards_and_lists(bucket, key, body, said):
+    "The error is about the file, not about the store"
+    fs = fsspec.filesystem('s3', **bucket[1])
+    fs.call_s3('put_object', Bucket='far', Key=f'wrong/{key}', Body=body)
+    with pytest.raises(ValueError, match=f'^{re.escape(f"s3://far/wrong/{key}")} {said}'):
+        list_photos(f's3://far/wrong/{key}', bucket[1])
