@@ -228,8 +228,8 @@ def test_at_scale_copies_and_videos_are_the_same(tmp_path, monkeypatch):
     (out := tmp_path/'out').mkdir()
     for o in 'ab': Image.new('RGB', (640, 360)).save(folder/f'{o}.png')
     (folder/'c.mp4').write_bytes(video := b'\0\0\0\x18ftypisom' + bytes(500))
-    def run(model, photos, output, address, then, judge, job, *args):
-        look = judge(None, '', job, 'cpu')
+    def run(model, parts, output, address, then, judge, job, *args):
+        look, photos = judge(None, '', job(parts[0]), 'cpu'), parts[0]
         look.clf = Light()
         read = [video if o.endswith('mp4') else o for o in photos['at']]   # as from a store
         table = look.answers(photos.file.tolist(), [(o, '') for o in read])

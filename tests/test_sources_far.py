@@ -96,7 +96,8 @@ def test_names_beside_a_list(bucket):
 
 @pytest.mark.parametrize('key,body,said', [
     ('a.csv', b'url\na.jpg', 'needs a column file'), ('a.parquet', parquet(url=['a.jpg']), 'needs a column file'),
-    ('a.tar', tar()[:700], 'is not an uncompressed tar, or is cut off'), ('b.tar', b'', 'is not an uncompressed tar, or is cut off')])
+    ('a.tar', tar()[:700], 'is not an uncompressed tar, or is cut off'),
+    ('b.tar', b'', 'is not an uncompressed tar, or is cut off')])
 def test_wrong_shards_and_lists(bucket, key, body, said):
     "The error is about the file, not about the store"
     fs = fsspec.filesystem('s3', **bucket[1])
